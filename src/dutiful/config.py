@@ -1,0 +1,107 @@
+"""One frozen Config: every default once, each checked once, with its reason."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dutiful.core.retry import Retry
+from dutiful.errors import ConfigError
+from dutiful.payload import check_name
+
+MIB = 1024 * 1024
+DAY_S = 86_400.0
+CONCURRENCY_MAX = 4096  # marks of running jobs in a worker's lock file (store/liveness.py)
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """
+    How long completed (and cancelled) jobs stay in the store.
+
+    Args:
+        count: At most this many; the newest stay. 0 keeps none.
+        age_s: At most this long, in seconds.
+    """
+
+    count: int = 10_000
+    age_s: float = DAY_S
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or self.age_s < 0:
+            raise ConfigError(f"keep_completed is {self}; count and age_s must be 0 or more.")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """
+    The settings of one worker. `Worker(...)` takes them as keywords.
+
+    Args:
+        name: What this worker is called in logs and in a job's history.
+        queues: The queues that it takes jobs from.
+        concurrency: Handlers that run at once, of all kinds together; 1 keeps order.
+        buffer: Bound on unfinished jobs in the store, or None for no bound.
+        retry: The policy of handlers that have none of their own.
+        durability: "full": `send` returns when the job is on disk. "normal": a
+            power cut may lose the last moments' jobs; a crash of the process does not.
+        keep_completed: How many finished jobs stay to be looked at, and how long.
+        max_crashes: Deaths of the process in a row after which a running job is dead.
+        grace_s: Seconds that `stop()` gives to running handlers.
+        busy_s: Seconds to wait for another process's or connection's write lock.
+        park_s: Seconds after which a job of an unknown task is looked at again.
+        lease_s: Seconds after which a stuck thread's job is given to another attempt,
+            and a worker whose lock file is gone counts as dead.
+        payload_bytes_max: Largest payload, as JSON.
+        result_bytes_max: Largest result, as JSON.
+    """
+
+    name: str = "worker"
+    queues: tuple[str, ...] = ("default",)
+    concurrency: int = 8
+    buffer: int | None = None
+    retry: Retry = field(default_factory=Retry)
+    durability: Literal["full", "normal"] = "full"
+    keep_completed: Keep = field(default_factory=Keep)
+    max_crashes: int = 3
+    grace_s: float = 30.0
+    busy_s: float = 10.0
+    park_s: float = 60.0
+    lease_s: float = 60.0
+    payload_bytes_max: int = MIB
+    result_bytes_max: int = MIB
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "worker name")
+        if isinstance(self.queues, str) or not self.queues:
+            raise ConfigError(f"queues is {self.queues!r}; it must name one or more, as a tuple.")
+        for queue in self.queues:
+            check_name(queue, "queue")
+        _at_least(1, concurrency=self.concurrency, max_crashes=self.max_crashes)
+        _at_least(1, payload_bytes_max=self.payload_bytes_max, result_bytes_max=self.result_bytes_max)
+        _at_least(0, grace_s=self.grace_s, busy_s=self.busy_s, park_s=self.park_s, lease_s=self.lease_s)
+        if self.concurrency > CONCURRENCY_MAX:
+            raise ConfigError(f"concurrency is {self.concurrency}; it can be {CONCURRENCY_MAX} at most.")
+        if self.buffer is not None:
+            _at_least(1, buffer=self.buffer)
+        if self.durability not in ("full", "normal"):
+            raise ConfigError(f'durability is {self.durability!r}; it must be "full" or "normal".')
+
+
+def keep(setting: Keep | int | bool | None) -> Keep:
+    """Read `keep_completed=`: a Keep, a count, False for none, None or True for the default."""
+    if isinstance(setting, Keep):
+        return setting
+    if setting is None or setting is True:
+        return Keep()
+    return Keep(count=int(setting))
+
+
+def queues(setting: str | Sequence[str]) -> tuple[str, ...]:
+    """Read `queues=`: one name, or several."""
+    return (setting,) if isinstance(setting, str) else tuple(setting)
+
+
+def _at_least(least: float, **settings: float) -> None:
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+            raise ConfigError(f"{name} is {value!r}; it must be {least} or more.")

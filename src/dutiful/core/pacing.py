@@ -1,0 +1,48 @@
+"""
+How many jobs to hold, and how long to sleep.
+
+A worker claims ahead so that its handlers never wait for the disk, but no more than it
+will start within about 100 ms at the pace seen lately: a long job must never hold
+others back that another worker could run.
+"""
+
+from dataclasses import dataclass
+
+AHEAD_S = 0.1
+AHEAD_JOBS_MAX = 4096  # beyond this a batch gains nothing (bench/), and a stop gives more back
+AHEAD_BYTES_MAX = 16 * 1024 * 1024
+PACE_WINDOW_S = 0.02  # long enough to count something, short enough to follow a change
+
+
+@dataclass(slots=True)
+class Pace:
+    """Jobs finished per second, lately. Told the time; keeps no clock."""
+
+    per_s: float = 0.0
+    finished: int = 0
+    since_s: float = 0.0
+
+    def look(self, finished: int, now_s: float) -> float:
+        """Take the count of all jobs finished so far; return the pace per second."""
+        passed_s = now_s - self.since_s
+        if passed_s >= PACE_WINDOW_S:
+            seen = (finished - self.finished) / passed_s
+            # Fall at once, rise half-way: to hold too much is worse than to hold too little.
+            self.per_s = seen if seen < self.per_s else (self.per_s + seen) / 2
+            self.finished, self.since_s = finished, now_s
+        return self.per_s
+
+
+def room(*, slots: int, busy: int, ready: int, pace_per_s: float, payload_bytes: float) -> int:
+    """
+    Return how many more jobs to take.
+
+    Args:
+        slots: Handlers that may run at once.
+        busy: Handlers that run now.
+        ready: Jobs held and not started.
+        pace_per_s: Jobs finished per second lately.
+        payload_bytes: Their mean payload size.
+    """
+    ahead = min(pace_per_s * AHEAD_S, AHEAD_JOBS_MAX, AHEAD_BYTES_MAX / max(payload_bytes, 1.0))
+    return max(0, slots - busy + int(ahead) - ready)

@@ -1,0 +1,69 @@
+"""Who is inside `send` right now, so that `stop` can wait for them and nobody slips in after."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from dutiful.errors import WorkerStopped
+
+
+class Door:
+    """Open, or closed for good measure: whoever is inside when it closes may finish."""
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._inside: set[object] = set()
+        self._left = threading.Event()
+        self._is_open = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether new senders are let in."""
+        return self._is_open
+
+    def is_inside(self) -> bool:
+        """Whether this very thread is inside: it cannot wait for itself to leave."""
+        return threading.get_ident() in self._inside
+
+    def check(self) -> None:
+        """
+        Raises:
+            WorkerStopped: The door is closed.
+        """
+        if not self._is_open:
+            raise WorkerStopped(self._worker)
+
+    @contextmanager
+    def inside(self, who: object = None, *, exempt: bool = False) -> Iterator[None]:
+        """
+        Be inside for the length of the block; `exempt` for handlers, who work on while we stop.
+
+        Raises:
+            WorkerStopped: The door is closed.
+        """
+        me = threading.get_ident() if who is None else who
+        if me in self._inside:  # a generator given to send_many sends itself
+            yield
+            return
+        # First be seen, then look: who closes it does the reverse.
+        self._inside.add(me)
+        try:
+            if not exempt:
+                self.check()
+            yield
+        finally:
+            self._inside.discard(me)
+            self._left.set()
+
+    def open(self) -> None:
+        """Let senders in."""
+        self._is_open = True
+
+    def close(self, kick: Callable[[], None]) -> None:
+        """Let nobody in any more, and wait until all have left; `kick` wakes those who wait inside."""
+        self._is_open = False
+        while self._inside:
+            self._left.clear()
+            kick()
+            if self._inside:
+                self._left.wait(0.02)

@@ -1,0 +1,312 @@
+"""
+Everything that dutiful raises on purpose.
+
+Each error says what happened, what was or was not changed, and what to do.
+The fields carry the data, so every error pickles and can be inspected.
+A handler's own exception is a result: it is stored, never wrapped in these.
+"""
+
+from collections.abc import Sequence
+
+
+class DutifulError(Exception):
+    """The root of all errors raised on purpose; not raised itself."""
+
+
+class ConfigError(DutifulError, ValueError):
+    """
+    A wrong argument or setting. Raised where it is given; nothing was changed.
+
+    Attributes:
+        problem: What is wrong, with the value, and what would be right.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+class AlreadyStarted(DutifulError, RuntimeError):
+    """`start()` on a worker that runs. It goes on running."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(worker)
+        self.worker = worker
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.worker!r} is already started; it goes on running. "
+            "Call stop() first, or make a second Worker."
+        )
+
+
+class ForkedProcess(DutifulError, RuntimeError):
+    """
+    A worker was used in a child made by `fork()`. Nothing was changed.
+
+    A database connection and its locks must not be carried over a fork.
+
+    Attributes:
+        pid: The process that made the worker.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return (
+            f"this worker belongs to process {self.pid} and was carried over a fork; nothing was "
+            "changed. Make a new Worker in the child process (or start children with 'spawn')."
+        )
+
+
+class PayloadError(DutifulError):
+    """Something is wrong with a payload; see the subclasses."""
+
+
+class UnknownTask(PayloadError, LookupError):
+    """
+    `send()`: nothing handles this payload type or task. Nothing was stored.
+
+    Attributes:
+        task: The type or task that was asked for.
+        near: Registered names that look alike.
+    """
+
+    def __init__(self, task: str, near: Sequence[str] = ()) -> None:
+        super().__init__(task, tuple(near))
+        self.task, self.near = task, tuple(near)
+
+    def __str__(self) -> str:
+        hint = f" Did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
+        return (
+            f"no handler for {self.task!r}; nothing was stored.{hint} Register one "
+            f"(handlers={{…}} or @worker.handler), or name a task that another process handles: task=…"
+        )
+
+
+class NotEncodable(PayloadError, TypeError):
+    """
+    `send()`: the payload's type or value cannot be stored. Nothing was stored.
+
+    Attributes:
+        task: The task it was for.
+        reason: What cannot be stored, and where.
+    """
+
+    def __init__(self, task: str, reason: str) -> None:
+        super().__init__(task, reason)
+        self.task, self.reason = task, reason
+
+    def __str__(self) -> str:
+        return f"the payload for {self.task!r} cannot be stored: {self.reason}. Nothing was stored."
+
+
+class NotDecodable(PayloadError):
+    """
+    A stored payload does not fit the handler's type. The job becomes dead, and keeps it.
+
+    Attributes:
+        task: The task it is for.
+        reason: What does not fit, and where.
+    """
+
+    def __init__(self, task: str, reason: str) -> None:
+        super().__init__(task, reason)
+        self.task, self.reason = task, reason
+
+    def __str__(self) -> str:
+        return (
+            f"the stored payload of a {self.task!r} job cannot be read: {self.reason}. "
+            "The job is kept; mend the handler's type and retry it."
+        )
+
+
+class StoreError(DutifulError):
+    """
+    The store could not do it. `__cause__` is the driver's error, if there is one.
+
+    Attributes:
+        store: The file or server.
+        problem: What happened, what was or was not changed, what to do.
+    """
+
+    def __init__(self, store: str, problem: str) -> None:
+        super().__init__(store, problem)
+        self.store, self.problem = store, problem
+
+    def __str__(self) -> str:
+        return f"{self.store}: {self.problem}"
+
+
+class StoreBusy(StoreError):
+    """
+    The write lock was not free in time. Nothing was changed; repeating is safe.
+
+    Attributes:
+        waited_s: Seconds waited before giving up (`busy_s`, or `timeout=`).
+    """
+
+    def __init__(self, store: str, waited_s: float) -> None:
+        super().__init__(store, "busy")
+        self.args = (store, waited_s)
+        self.waited_s = waited_s
+
+    def __str__(self) -> str:
+        return (
+            f"{self.store}: another process or connection held the write lock for "
+            f"{self.waited_s:.1f} s; nothing was written. Retry, raise busy_s, or shorten that transaction."
+        )
+
+
+class StoreFull(StoreError):
+    """The disk is full, or a quota is reached. Nothing was stored; repeat when there is room."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be opened, read or written: path, permission, file system. Nothing was stored."""
+
+
+class StoreCorrupt(StoreError):
+    """The file is damaged, or is no database. Nothing was changed, and nothing was deleted."""
+
+
+class StoreReplaced(StoreError):
+    """The database file was deleted or replaced while it was open. Nothing was stored in the old one."""
+
+
+class SchemaTooNew(StoreError):
+    """A newer dutiful has written this store. Nothing was changed; upgrade this program."""
+
+
+class JobError(DutifulError):
+    """
+    Something about one job; see the subclasses.
+
+    Attributes:
+        job_id: The job.
+    """
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+
+class JobNotFound(JobError, LookupError):
+    """No such job: it never existed, was deleted, or was pruned after it finished."""
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job_id} is not in the store: it was deleted, or finished and pruned "
+            "(see keep_completed)."
+        )
+
+
+class WrongState(JobError):
+    """
+    The job's state does not allow this. Nothing was changed.
+
+    Attributes:
+        action: What was asked for, e.g. "retry".
+        state: The job's state.
+        allowed: The states that allow it.
+    """
+
+    def __init__(self, job_id: int, action: str, state: str, allowed: Sequence[str]) -> None:
+        super().__init__(job_id)
+        self.args = (job_id, action, state, tuple(allowed))
+        self.action, self.state, self.allowed = action, state, tuple(allowed)
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job_id} is {self.state}; nothing was changed. "
+            f"{self.action} is for jobs that are {' or '.join(self.allowed)}."
+        )
+
+
+class LeaseLost(JobError):
+    """A handler's attempt no longer owns its job: another attempt does, or it was cancelled."""
+
+    def __str__(self) -> str:
+        return (
+            f"this attempt no longer owns job {self.job_id}; what it returns changes nothing. "
+            "Stop working on it."
+        )
+
+
+class JobFailed(JobError):
+    """
+    `result()` of a job that ended without one.
+
+    Attributes:
+        state: "dead" or "cancelled".
+        error: The last error: type, message and traceback of the handler's process, as text.
+    """
+
+    def __init__(self, job_id: int, state: str, error: str) -> None:
+        super().__init__(job_id)
+        self.args = (job_id, state, error)
+        self.state, self.error = state, error
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} is {self.state}: {self.error}"
+
+
+class JobTimeout(JobError, TimeoutError):
+    """
+    The job was not finished in time: `wait` and `result`. The job goes on.
+
+    Attributes:
+        waited_s: Seconds waited.
+    """
+
+    def __init__(self, job_id: int, waited_s: float) -> None:
+        super().__init__(job_id)
+        self.args = (job_id, waited_s)
+        self.waited_s = waited_s
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} is not finished after {self.waited_s:.1f} s; it goes on."
+
+
+class BufferFull(DutifulError):
+    """
+    `send()`: no room within `timeout`. Nothing was stored; repeat later.
+
+    Attributes:
+        buffer: The bound on unfinished jobs.
+        waited_s: Seconds waited.
+    """
+
+    def __init__(self, buffer: int, waited_s: float) -> None:
+        super().__init__(buffer, waited_s)
+        self.buffer, self.waited_s = buffer, waited_s
+
+    def __str__(self) -> str:
+        return (
+            f"{self.buffer} jobs are unfinished, as many as buffer= allows, after {self.waited_s:.1f} s; "
+            "nothing was stored. Send later, raise buffer, or add workers."
+        )
+
+
+class WorkerStopped(DutifulError, RuntimeError):
+    """
+    `send()` after `stop()`. Nothing was stored.
+
+    Attributes:
+        worker: The worker's name.
+    """
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(worker)
+        self.worker = worker
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.worker!r} is stopped; nothing was stored. "
+            "Send before stop(), start it again, or use another Worker."
+        )

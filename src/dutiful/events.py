@@ -1,0 +1,208 @@
+"""
+One frozen event per fact. A log line is a subscriber; so is whatever a user adds.
+
+No event carries a payload or a result: those may be private, and logs travel.
+"""
+
+import logging
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from dutiful.job import JobId
+
+log = logging.getLogger("dutiful")
+
+
+class Event(Struct, frozen=True):
+    """Something that happened."""
+
+
+class WorkerStarted(Event, frozen=True):
+    """A worker takes jobs."""
+
+    worker: str
+    store: str
+    tasks: tuple[str, ...]
+    queues: tuple[str, ...]
+    concurrency: int
+
+
+class WorkerStopped(Event, frozen=True):
+    """A worker has stopped; `interrupted` jobs were given back unfinished."""
+
+    worker: str
+    interrupted: int
+    still_running: int
+
+
+class JobsLost(Event, frozen=True):
+    """A store in memory was closed with jobs in it, which end with it."""
+
+    worker: str
+    count: int
+
+
+class JobFailed(Event, frozen=True):
+    """An attempt failed; the job is tried again after `retry_s` seconds."""
+
+    worker: str
+    job_id: JobId
+    task: str
+    attempt: int
+    error: str
+    retry_s: float
+
+
+class JobDead(Event, frozen=True):
+    """A job used up its attempts, or was given up; it is kept."""
+
+    worker: str
+    job_id: JobId
+    task: str
+    attempt: int
+    error: str
+
+
+class AckLate(Event, frozen=True):
+    """An attempt ended after it had lost its job; what it came to was not recorded."""
+
+    worker: str
+    job_id: JobId
+    attempt: int
+
+
+class WorkerRescued(Event, frozen=True):
+    """A worker had died; its jobs are back in line."""
+
+    worker: str
+    dead_worker: str
+    dead_pid: int
+    running: int
+    waiting: int
+
+
+class TasksParked(Event, frozen=True):
+    """Jobs of tasks that nobody here handles were put back for later."""
+
+    worker: str
+    counts: dict[str, int]
+    park_s: float
+
+
+class HandlerStuck(Event, frozen=True):
+    """A handler in a thread did not end in time; another slot was opened in its place."""
+
+    worker: str
+    job_id: JobId
+    task: str
+    timeout_s: float
+
+
+class ResultDropped(Event, frozen=True):
+    """A job completed, but what its handler returned cannot be stored."""
+
+    worker: str
+    job_id: JobId
+    task: str
+    reason: str
+
+
+class StoreTrouble(Event, frozen=True):
+    """The store cannot be used right now; the worker goes on by itself when it can."""
+
+    worker: str
+    problem: str
+
+
+class StoreRecovered(Event, frozen=True):
+    """The store can be used again."""
+
+    worker: str
+
+
+class WorkerFault(Event, frozen=True):
+    """A duty of the worker failed in a way that it should not; it is tried again."""
+
+    worker: str
+    duty: str
+    problem: str
+
+
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """Tells listeners what happened. One that fails is logged, and changes nothing."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = [write_log]
+
+    def add(self, listener: Listener) -> None:
+        """Call `listener` with every event from now on, in the thread where it happens."""
+        self._listeners = [*self._listeners, listener]
+
+    def emit(self, event: Event) -> None:
+        """Tell everybody."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener failed on %s; the worker goes on", type(event).__name__)
+
+
+def write_log(event: Event) -> None:
+    """Write an event as a log line."""
+    match event:
+        case JobFailed():
+            log.warning(
+                "job %d (%s) failed in attempt %d, again in %.1f s: %s",
+                event.job_id, event.task, event.attempt, event.retry_s, event.error,
+            )
+        case JobDead():
+            log.error(
+                "job %d (%s) is dead after attempt %d: %s", event.job_id, event.task, event.attempt, event.error
+            )
+        case AckLate():
+            log.warning(
+                "job %d: attempt %d ended after it had lost the job; its outcome was not recorded",
+                event.job_id, event.attempt,
+            )
+        case WorkerRescued():
+            log.warning(
+                "worker %s (pid %d) died; back in line: %d jobs it ran, %d it held",
+                event.dead_worker, event.dead_pid, event.running, event.waiting,
+            )
+        case TasksParked():
+            log.warning(
+                "no handler here for %s; put back, looked at again in %.0f s",
+                ", ".join(f"{task} ({count} jobs)" for task, count in sorted(event.counts.items())), event.park_s,
+            )
+        case HandlerStuck():
+            log.error(
+                "job %d (%s) is still running after its timeout of %.1f s, and a thread cannot be stopped; "
+                "another slot was opened. Check ctx.cancelled in the handler, or use process=True",
+                event.job_id, event.task, event.timeout_s,
+            )
+        case ResultDropped():
+            log.warning("job %d (%s) completed, but its result was not kept: %s", event.job_id, event.task, event.reason)
+        case WorkerStarted():
+            log.info(
+                "worker %s started on %s: %d tasks, queues %s, concurrency %d",
+                event.worker, event.store, len(event.tasks), ", ".join(event.queues), event.concurrency,
+            )
+        case WorkerStopped():
+            log.info(
+                "worker %s stopped; %d jobs given back, %d handlers still running",
+                event.worker, event.interrupted, event.still_running,
+            )
+        case JobsLost():
+            log.warning("worker %s: the store in memory ends with %d unfinished jobs", event.worker, event.count)
+        case StoreTrouble():
+            log.error("worker %s pauses: %s", event.worker, event.problem)
+        case StoreRecovered():
+            log.info("worker %s goes on: the store can be used again", event.worker)
+        case WorkerFault():
+            log.error("worker %s: %s failed, tried again: %s", event.worker, event.duty, event.problem)
+        case _:
+            log.info("%s", event)

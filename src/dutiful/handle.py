@@ -1,0 +1,240 @@
+"""A job as its sender sees it: `Job`, and the list that `send_many` returns."""
+
+import asyncio
+import bisect
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Protocol, overload
+
+from dutiful.errors import JobFailed, JobNotFound, JobTimeout, WrongState
+from dutiful.job import FINISHED, AttemptError, JobId, Record, State
+from dutiful.payload import decode_plain
+from dutiful.store.contract import Edit, Store
+
+# Another process's completion is seen this often; our own worker's at once.
+LOOK_S = 0.01
+
+
+class Desk(Protocol):
+    """What a job's handle needs of its worker."""
+
+    def opened(self) -> Store:
+        """Return the store, open."""
+        ...
+
+    def watch(self, job_id: JobId, tell: Callable[[], None]) -> None:
+        """Have `tell` called when this process's worker finishes the job."""
+        ...
+
+    def unwatch(self, job_id: JobId, tell: Callable[[], None]) -> None:
+        """Take that back."""
+        ...
+
+
+class Job:
+    """
+    A stored job. Cheap: it is a number and a way to the store, which is asked when needed.
+
+    Two are equal if they are the same job of the same worker.
+    """
+
+    __slots__ = ("_desk", "_record", "id")
+
+    def __init__(self, desk: Desk, job_id: JobId) -> None:
+        self._desk = desk
+        self._record: Record | None = None
+        self.id = job_id
+
+    def __repr__(self) -> str:
+        known = f" {self._record.task} {self._record.state}" if self._record else ""
+        return f"<Job {self.id}{known}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and (self.id, self._desk) == (other.id, other._desk)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    # --- looking -------------------------------------------------------------------------------
+
+    def refresh(self) -> Record:
+        """
+        Read the job from the store, all of it.
+
+        Raises:
+            JobNotFound: It was deleted, or finished and pruned.
+        """
+        found = self._desk.opened().get([self.id])
+        if not found:
+            raise JobNotFound(self.id)
+        self._record = found[0]
+        return found[0]
+
+    @property
+    def state(self) -> State:
+        """Where it stands now, read from the store."""
+        return self.refresh().state
+
+    @property
+    def task(self) -> str:
+        """The stored name of what to do."""
+        return (self._record or self.refresh()).task
+
+    @property
+    def queue(self) -> str:
+        """The queue that it was sent to."""
+        return (self._record or self.refresh()).queue
+
+    @property
+    def attempt(self) -> int:
+        """How many times it has been claimed, read from the store."""
+        return self.refresh().attempt
+
+    @property
+    def errors(self) -> tuple[AttemptError, ...]:
+        """The failed attempts so far, oldest first, read from the store."""
+        return self.refresh().errors
+
+    # --- waiting --------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> Record:
+        """
+        Wait until the job has finished; return it.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            JobTimeout: It was not finished in time. It goes on.
+            JobNotFound: It was pruned or deleted; with keep_completed=0 that is its end.
+        """
+        event = threading.Event()
+        until = None if timeout is None else time.monotonic() + timeout
+        self._desk.watch(self.id, event.set)
+        try:
+            while True:
+                record = self.refresh()
+                if record.state in FINISHED:
+                    return record
+                rest_s = LOOK_S if until is None else min(LOOK_S, until - time.monotonic())
+                if rest_s <= 0:
+                    raise JobTimeout(self.id, timeout or 0.0)
+                event.wait(rest_s)
+        finally:
+            self._desk.unwatch(self.id, event.set)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """
+        Wait for the job, and return what its handler returned, as plain JSON values.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            JobFailed: It is dead or cancelled; the message has the last error.
+            JobTimeout, JobNotFound: As for `wait`.
+        """
+        record = self.wait(timeout)
+        if record.state is not State.COMPLETED:
+            last = record.errors[-1] if record.errors else None
+            text = f"{last.type}: {last.message}\n{last.traceback}".rstrip() if last else "no error was recorded"
+            raise JobFailed(self.id, record.state, text)
+        return None if record.result is None else decode_plain(record.result)
+
+    async def await_(self, timeout: float | None = None) -> Record:
+        """`wait`, without blocking the event loop."""
+        return await asyncio.to_thread(self.wait, timeout)
+
+    async def aresult(self, timeout: float | None = None) -> Any:
+        """`result`, without blocking the event loop; so is `await job`."""
+        return await asyncio.to_thread(self.result, timeout)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.aresult().__await__()
+
+    # --- changing ---------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """
+        End the job: at once if it waits; if it runs, its worker stops it as its kind allows.
+
+        Async handlers are cancelled, child processes killed; a handler in a thread can only
+        be asked (`ctx.cancelled`), and if it completes all the same, the job is completed.
+
+        Raises:
+            WrongState: It has finished. JobNotFound: It is gone.
+        """
+        self._edit("cancel", (State.PENDING, State.RUNNING))
+
+    def retry(self) -> None:
+        """
+        Run a finished job again, now, with its failures forgotten and its errors kept.
+
+        Raises:
+            WrongState: It has not finished. JobNotFound: It is gone.
+        """
+        self._edit("retry", (State.DEAD, State.CANCELLED, State.COMPLETED))
+
+    def delete(self) -> None:
+        """
+        Remove the job and its history.
+
+        Raises:
+            WrongState: It is running. JobNotFound: It is gone.
+        """
+        self._edit("delete", (State.PENDING, State.COMPLETED, State.DEAD, State.CANCELLED))
+
+    def _edit(self, edit: Edit, allowed: Sequence[State]) -> None:
+        store = self._desk.opened()
+        if store.edit([self.id], edit):
+            store.ring()
+        else:
+            raise WrongState(self.id, edit, self.refresh().state, allowed)
+
+    async def acancel(self) -> None:
+        """`cancel`, without blocking the event loop."""
+        await asyncio.to_thread(self.cancel)
+
+    async def arefresh(self) -> Record:
+        """`refresh`, without blocking the event loop."""
+        return await asyncio.to_thread(self.refresh)
+
+
+class Jobs(Sequence[Job]):
+    """The jobs that were sent together, in that order. A million of them take no memory: they are ranges."""
+
+    def __init__(self, desk: Desk, ranges: Sequence[range]) -> None:
+        self._desk = desk
+        self.ranges = [ids for ids in ranges if ids]
+        self._ends: list[int] = []
+        for ids in self.ranges:
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(ids))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Job]:
+        return (Job(self._desk, job_id) for ids in self.ranges for job_id in ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Job: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Job]: ...
+    def __getitem__(self, index: int | slice) -> Job | list[Job]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        at = index + len(self) if index < 0 else index
+        if not 0 <= at < len(self):
+            raise IndexError(index)
+        part = bisect.bisect_right(self._ends, at)
+        start = self._ends[part - 1] if part else 0
+        return Job(self._desk, self.ranges[part][at - start])
+
+    @property
+    def ids(self) -> list[JobId]:
+        """The ids of all of them."""
+        return [job_id for ids in self.ranges for job_id in ids]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} jobs>"

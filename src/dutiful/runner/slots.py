@@ -1,0 +1,259 @@
+"""
+The slots in which handlers run, and the threads that serve them.
+
+A slot is a token: whoever holds it may run one handler. There are `concurrency` of them
+for all kinds of handlers together. Jobs wait in one line, `ready`; threads take from its
+front, so with one slot the order is kept. A thread that meets an async job hands job and
+slot over to the event loop and takes another slot if there is one.
+
+Threads are woken one at a time, each by the one before it when there is still work: a
+burst of tiny jobs is served by one thread, and slow jobs still get all of theirs within
+microseconds of each other.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from dutiful.job import Claim
+
+Run = Callable[[Claim, int], bool]
+
+
+class _Server:
+    """One thread that serves slots; parked on its lock while there is nothing to do."""
+
+    __slots__ = ("ended", "parked", "slot", "thread")
+
+    def __init__(self) -> None:
+        self.parked = threading.Lock()
+        self.parked.acquire()
+        self.slot = -1
+        self.ended = False
+        self.thread: threading.Thread | None = None
+
+
+class Slots:
+    """
+    Runs what is ready, at most `count` at once.
+
+    Args:
+        count: How many slots.
+        run: Runs a job in a slot. True: the slot is free again. False: it went elsewhere,
+            and comes back through `free`.
+        when_low: Called when little is left in line.
+        when_free: Called when a slot becomes free and nothing is in line.
+    """
+
+    def __init__(
+        self, count: int, run: Run, *, when_low: Callable[[], None], when_free: Callable[[], None]
+    ) -> None:
+        self.ready: deque[Claim] = deque()
+        self.low_water = 0
+        self._run = run
+        self._when_low = when_low
+        self._when_free = when_free
+        self._mutex = threading.Lock()
+        self._free = list(range(count - 1, -1, -1))
+        self._count = count
+        self._next_extra = count
+        self._parked: list[_Server] = []
+        self._servers: set[_Server] = set()
+        self._threads: set[int] = set()
+        self._is_waking = False
+        self._is_open = True
+        self._is_ending = False
+        self._alone: Claim | None = None
+
+    # --- looking ----------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> int:
+        """How many slots are held."""
+        return self._count - len(self._free)
+
+    @property
+    def count(self) -> int:
+        """How many slots there are, without those of stuck threads."""
+        return self._count
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nothing is in line."""
+        return not self.ready and self._alone is None and not self.busy
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether a job that must run alone keeps the others waiting, or the end has come."""
+        return not self._is_open
+
+    def serves_here(self) -> bool:
+        """Whether this very thread is one that runs handlers."""
+        return threading.get_ident() in self._threads
+
+    # --- work comes ---------------------------------------------------------------------------
+
+    def offer(self, claims: Sequence[Claim]) -> None:
+        """Put jobs at the end of the line."""
+        self.ready.extend(claims)
+        self.low_water = len(self.ready) // 2
+        self._wake_one()
+
+    def offer_alone(self, claim: Claim) -> None:
+        """Run a job when all others have ended, and nothing beside it."""
+        with self._mutex:
+            self._alone = claim
+            self._is_open = False
+        self._wake_one()
+
+    def take_back(self, *, alone: bool) -> list[Claim]:
+        """Empty the line; return what was in it, and with `alone` the job that waits to run alone."""
+        back: list[Claim] = []
+        while self.ready:
+            try:
+                back.append(self.ready.popleft())
+            except IndexError:
+                break
+        with self._mutex:
+            if alone and self._alone is not None:
+                back.append(self._alone)
+                self._alone = None
+        return back
+
+    def _wake_one(self) -> None:
+        with self._mutex:
+            if self._is_waking or not self._free or not self._has_work():
+                return
+            self._is_waking = True
+            slot = self._free.pop()
+            server = self._parked.pop() if self._parked else None
+        if server is not None:
+            server.slot = slot
+            server.parked.release()
+        else:
+            self._start_server(slot)
+
+    def _has_work(self) -> bool:
+        if self._is_open:
+            return bool(self.ready)
+        return self._alone is not None and len(self._free) == self._count
+
+    def _start_server(self, slot: int) -> None:
+        server = _Server()
+        server.slot = slot
+        server.thread = threading.Thread(target=self._serve, args=(server,), name="dutiful-handler", daemon=True)
+        self._servers.add(server)
+        server.thread.start()
+
+    # --- a server's life ------------------------------------------------------------------------
+
+    def _serve(self, server: _Server) -> None:
+        self._threads.add(threading.get_ident())
+        try:
+            while True:
+                self._is_waking = False
+                self._serve_line(server)
+                if server.ended:
+                    return
+                server.parked.acquire()
+                if self._is_ending:
+                    return
+        finally:
+            self._threads.discard(threading.get_ident())
+            self._servers.discard(server)
+
+    def _serve_line(self, server: _Server) -> None:
+        """Run what is in line until there is nothing to run, or no slot to run it in."""
+        ready, run = self.ready, self._run
+        while True:
+            if not self._is_open:
+                claim = self._take_alone()
+            else:
+                try:
+                    claim = ready.popleft()
+                except IndexError:
+                    claim = None
+            if claim is None:
+                if self._park(server):
+                    return
+                continue
+            if ready:
+                if self._free and not self._is_waking:
+                    self._wake_one()
+            if len(ready) <= self.low_water:
+                self._when_low()
+            if not run(claim, server.slot) and not self._take_slot(server):
+                return
+
+    def _take_alone(self) -> Claim | None:
+        with self._mutex:
+            if self._alone is None or len(self._free) != self._count - 1:
+                return None
+            claim, self._alone = self._alone, None
+            return claim
+
+    def open_again(self) -> None:
+        """The job that ran alone has ended: go on with the others."""
+        with self._mutex:
+            self._is_open = not self._is_ending
+
+    def _park(self, server: _Server) -> bool:
+        """Give the slot back and rest, unless work came in meanwhile; return whether it rests."""
+        with self._mutex:
+            if server.ended:  # its slot was replaced while it was stuck
+                return True
+            self._free.append(server.slot)
+            if self._has_work():
+                self._free.pop()
+                return False
+            self._parked.append(server)
+        self._when_free()
+        return True
+
+    def _take_slot(self, server: _Server) -> bool:
+        """After a slot went elsewhere: take another, or rest. Return whether there is one."""
+        with self._mutex:
+            if server.ended:
+                return False
+            if self._free and self._has_work():
+                server.slot = self._free.pop()
+                return True
+            self._parked.append(server)
+            return False
+
+    def free(self, slot: int) -> None:
+        """A slot that went elsewhere is free again."""
+        with self._mutex:
+            self._free.append(slot)
+        self._wake_one()
+        if not self.ready:
+            self._when_free()
+
+    def replace(self, slot: int) -> None:
+        """The thread in `slot` is stuck: open another slot in its place; it ends when it can."""
+        with self._mutex:
+            for server in self._servers:
+                if server.slot == slot and server not in self._parked:
+                    server.ended = True
+            self._free.append(self._next_extra)
+            self._next_extra += 1
+        self._wake_one()
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    def shut(self) -> None:
+        """Start nothing more."""
+        with self._mutex:
+            self._is_open = False
+            self._is_ending = True
+
+    def end(self) -> None:
+        """Let all resting threads go, and wait for them."""
+        self.shut()
+        with self._mutex:
+            parked, self._parked = self._parked, []
+        for server in parked:
+            server.parked.release()
+        for server in parked:
+            if server.thread is not None and server.thread is not threading.current_thread():
+                server.thread.join()

@@ -1,0 +1,212 @@
+"""From a payload to a stored job: drafts, the bound on unfinished jobs, and the async edge."""
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+
+from dutiful.config import Config
+from dutiful.errors import BufferFull, ConfigError
+from dutiful.payload import check_name, encode
+from dutiful.registry import Registry
+from dutiful.store.committer import Committer, Sending
+from dutiful.store.contract import Draft
+
+# send_many commits once per chunk: larger ones gain little (bench/), and make others wait longer.
+CHUNK_JOBS = 1000
+CHUNK_BYTES = 1024 * 1024
+PRIORITY_MAX = 2**31
+# How often to look for room that another process's worker made; our own tells us at once.
+LOOK_S = 0.01
+
+
+class SendingOptions:
+    """The checked options of one `send`."""
+
+    __slots__ = ("delay_s", "priority", "queue", "run_at", "task")
+
+    def __init__(
+        self,
+        registry: Registry,
+        config: Config,
+        *,
+        task: type | str | None,
+        queue: str | None,
+        delay: float | timedelta | None,
+        run_at: datetime | None,
+        priority: int,
+    ) -> None:
+        self.task = None if task is None else registry.resolve_task(task)
+        self.queue = config.queues[0] if queue is None else check_name(queue, "queue")
+        self.delay_s = _delay_s(delay)
+        self.run_at = _instant(run_at)
+        self.priority = _priority(priority)
+        if delay is not None and run_at is not None:
+            raise ConfigError("delay= and run_at= were both given; use one. Nothing was stored.")
+
+    def draft(self, task: str, payloads: list[str]) -> Draft:
+        """Return the draft of jobs with these options."""
+        return Draft(task, self.queue, payloads, self.priority, self.delay_s, self.run_at)
+
+
+class Drafting:
+    """Turns payloads into drafts."""
+
+    def __init__(self, registry: Registry, config: Config) -> None:
+        self._registry = registry
+        self._config = config
+
+    def one(self, payload: object, options: SendingOptions) -> Draft:
+        """Return the draft of one job."""
+        task = options.task or self._registry.task_of(payload)
+        return options.draft(task, [encode(payload, task, self._config.payload_bytes_max)])
+
+    def chunks(self, payloads: Iterable[object], options: SendingOptions, jobs_max: int) -> Iterator[list[Draft]]:
+        """
+        Return drafts of many jobs, a chunk at a time; a chunk is read only when it is asked for.
+
+        Raises:
+            NotEncodable, UnknownTask: The chunk with that payload is not stored; earlier ones are.
+        """
+        registry, bytes_max = self._registry, self._config.payload_bytes_max
+        given = options.task
+        chunk: list[Draft] = []
+        texts: list[str] = []
+        task, kind, jobs, size = given or "", None, 0, 0
+        for payload in payloads:
+            if given is None and type(payload) is not kind:
+                if texts:
+                    chunk.append(options.draft(task, texts))
+                    texts = []
+                kind = type(payload)
+                task = registry.task_of(payload)
+            text = encode(payload, task, bytes_max)
+            texts.append(text)
+            jobs += 1
+            size += len(text)
+            if jobs >= jobs_max or size >= CHUNK_BYTES:
+                yield [*chunk, options.draft(task, texts)]
+                chunk, texts, jobs, size = [], [], 0, 0
+        if texts:
+            yield [*chunk, options.draft(task, texts)]
+
+
+class Room:
+    """The bound on unfinished jobs: where senders wait for room."""
+
+    def __init__(self, committer: Committer, buffer: int | None) -> None:
+        self._committer = committer
+        self._buffer = buffer
+        self._made = threading.Condition()
+
+    def made(self) -> None:
+        """Wake those who wait: there may be room, or they are to leave."""
+        with self._made:
+            self._made.notify_all()
+
+    def store(self, drafts: list[Draft], timeout: float | None, *, exempt: bool, check: Callable[[], None]) -> list[range]:
+        """
+        Store drafts, waiting for room; return the ids, in order.
+
+        Raises:
+            BufferFull: No room within `timeout` seconds. `stored` jobs of a chunk stay stored.
+        """
+        if self._buffer is None or exempt:
+            return self._committer.submit(drafts, exempt=exempt)
+        until = None if timeout is None else time.monotonic() + timeout
+        stored: list[range] = []
+        while True:
+            got = self._committer.submit(drafts)
+            stored += got
+            drafts = _rest(drafts, got)
+            if not drafts:
+                return stored
+            self._wait(until, timeout)
+            check()
+
+    def _wait(self, until: float | None, timeout: float | None) -> None:
+        rest_s = LOOK_S if until is None else min(LOOK_S, until - time.monotonic())
+        if rest_s <= 0:
+            raise BufferFull(self._buffer or 0, timeout or 0.0)
+        with self._made:
+            self._made.wait(rest_s)
+
+
+class AsyncEdge:
+    """Lets many coroutines share commits, as threads do, without a thread each."""
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+        self._loops: dict[asyncio.AbstractEventLoop, deque[tuple[asyncio.Future[None], Sending]]] = {}
+
+    async def store(self, drafts: list[Draft]) -> list[range]:
+        """Store drafts; return the ids, in order."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        sending = Sending(drafts, lambda done: self._done(loop, future, done))
+        self._committer.post(sending)
+        await future
+        if sending.error is not None:
+            raise sending.error
+        return sending.stored
+
+    def _done(self, loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]", sending: Sending) -> None:
+        # In the committer's thread. A thousand at once wake the loop once: a call from another
+        # thread costs it a write to a pipe.
+        waiting = self._loops.get(loop)
+        if waiting is not None:
+            waiting.append((future, sending))
+            return
+        self._loops[loop] = deque([(future, sending)])
+        try:
+            loop.call_soon_threadsafe(self._tell, loop)
+        except RuntimeError:  # the loop is closed: nobody waits any more; the job is stored
+            self._loops.pop(loop, None)
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        waiting = self._loops.pop(loop)
+        while waiting:
+            future, _sending = waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+
+
+def _rest(drafts: list[Draft], stored: list[range]) -> list[Draft]:
+    """Return what of the drafts is not stored yet."""
+    rest: list[Draft] = []
+    for draft, ids in zip(drafts, stored, strict=True):
+        if len(ids) < len(draft.payloads):
+            payloads = draft.payloads[len(ids) :]
+            rest.append(Draft(draft.task, draft.queue, payloads, draft.priority, draft.delay_s, draft.run_at))
+    return rest
+
+
+def _delay_s(delay: float | timedelta | None) -> float | None:
+    if delay is None:
+        return None
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise ConfigError(f"delay is {delay!r}; it must be seconds, 0 or more. Nothing was stored.")
+    if seconds > 3e9:  # a hundred years; beyond, instants would leave 64 bits
+        raise ConfigError(f"delay is {delay!r}: more than a century. Nothing was stored.")
+    return float(seconds) or None
+
+
+def _instant(run_at: datetime | None) -> int | None:
+    if run_at is None:
+        return None
+    if not isinstance(run_at, datetime) or run_at.tzinfo is None:
+        raise ConfigError(
+            f"run_at is {run_at!r}; it must be a datetime with a time zone, such as datetime.now(timezone.utc). "
+            "Nothing was stored."
+        )
+    return round(run_at.timestamp() * 1000)
+
+
+def _priority(priority: int) -> int:
+    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > PRIORITY_MAX:
+        raise ConfigError(f"priority is {priority!r}; it must be an integer within 32 bits. Nothing was stored.")
+    return priority

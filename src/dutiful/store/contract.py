@@ -1,0 +1,284 @@
+"""
+What a store must do. The docstrings are the law; `dutiful.testing.StoreContract` checks it.
+
+A store keeps jobs, and decides nothing about them: what becomes of a job is an `Ack`
+made by `core.lifecycle`. It owns the clock: callers speak in delays, and instants in
+records are its own, in milliseconds since 1970 UTC.
+
+`exchange` is the heart: one atomic, durable step that writes what attempts came to,
+takes due jobs, and stores new ones. The committer gathers what many threads want into
+one such step. All other methods are off the hot path.
+"""
+
+from collections.abc import Callable, Container, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from msgspec import Struct, field
+
+from dutiful.config import Keep
+from dutiful.job import Ack, Claim, JobId, Record, State
+
+Owner = int
+
+
+class Draft(Struct, frozen=True):
+    """
+    New jobs that differ in their payload alone.
+
+    At most one of `delay_s` and `run_at` (an instant, ms) is given; with neither the
+    jobs are due at once.
+    """
+
+    task: str
+    queue: str
+    payloads: Sequence[str]
+    priority: int = 0
+    delay_s: float | None = None
+    run_at: int | None = None
+
+    @property
+    def due_at_once(self) -> bool:
+        """Whether these jobs may go to a handler as soon as they are stored."""
+        return self.delay_s is None and self.run_at is None
+
+
+class Take(Struct, frozen=True):
+    """
+    What a worker wants to take: at most `limit` due jobs, at most `suspects` of them suspects.
+
+    Jobs of a task that is not in `known` are parked for `park_s` seconds instead: they
+    stay pending and their attempt is not counted. None knows every task. With `handoff`,
+    new jobs of the same step that are due at once and for which the limit has room are
+    stored as claimed, if nothing that was due before them is left waiting.
+    """
+
+    owner: Owner
+    queues: tuple[str, ...]
+    limit: int
+    suspects: int = 0
+    known: Container[str] | None = None
+    park_s: float = 60.0
+    look: bool = True  # False: nothing is waiting, as far as the caller knows
+    handoff: bool = False
+
+
+class Work(Struct):
+    """One step's wishes. All of it happens, or none."""
+
+    acks: Sequence[Ack] = ()
+    completed: Sequence[tuple[JobId, int]] = ()  # (id, attempt) that ended well, without result
+    take: Take | None = None
+    drafts: Sequence[Draft] = ()
+    exempt: int = 0  # so many drafts, the first ones, are stored whatever `buffer` says
+    buffer: int | None = None
+    keep_completed: bool = True
+
+
+class Outcome(Struct):
+    """
+    What a step did. `committed` is the truth even if `exchange` raises.
+
+    `stored` has for each draft the ids given, in order; with a `buffer` it may be
+    shorter than the draft's payloads: the rest found no room.
+    """
+
+    committed: bool = False
+    late: list[tuple[JobId, int]] = field(default_factory=list[tuple[JobId, int]])
+    claims: list[Claim] = field(default_factory=list[Claim])
+    stored: list[range] = field(default_factory=list[range])
+    parked: dict[str, int] = field(default_factory=dict[str, int])
+    drained: bool = False  # nothing due was left waiting in the queues of `take`
+    left_pending: bool = False  # new jobs that are due at once were left for a claim
+    next_delay_s: float | None = None  # of the new jobs that are not due yet, the soonest
+
+
+class WorkerInfo(Struct, frozen=True):
+    """A worker in the store, as people and other workers see it."""
+
+    owner: Owner
+    name: str
+    host: str
+    pid: int
+    token: str
+    started_at: int
+    seen_at: int
+    queues: str
+    concurrency: int
+
+
+class Query(Struct, frozen=True):
+    """Which jobs to list: newest id first, below `before`, at most `limit`."""
+
+    states: tuple[State, ...] = ()
+    task: str | None = None
+    queue: str | None = None
+    before: JobId | None = None
+    limit: int = 100
+
+
+class Counts(Struct, frozen=True):
+    """How many jobs there are: by state, and of those pending how many are due."""
+
+    by_state: dict[State, int]
+    due: int
+    oldest_due_s: float | None
+
+
+Edit = Literal["retry", "cancel", "delete"]
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Where jobs are kept. Every method may be called from any thread."""
+
+    @property
+    def label(self) -> str:
+        """What to call this store in messages: no password in it."""
+        ...
+
+    def open(self) -> None:
+        """
+        Open or create the store, and bring its schema up to date. Repeating is harmless.
+
+        Raises:
+            StoreError: One of its subclasses; nothing was changed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back all connections, files and locks. Repeating is harmless."""
+        ...
+
+    def exchange(self, work: Work, outcome: Outcome) -> None:
+        """
+        Do one step, atomically and durably: first the acks, then the take, then the drafts.
+
+        An ack applies only while its `(id, attempt)` is running; the others are `late`
+        and change nothing. Claims come most urgent first: priority (higher first), then
+        time, then id; each raises the job's attempt. No two callers get the same attempt.
+
+        Raises:
+            StoreError: `outcome.committed` tells whether the step was done.
+        """
+        ...
+
+    def insert_in(self, transaction: Any, drafts: Sequence[Draft]) -> list[range]:
+        """
+        Store new jobs inside the caller's own open transaction: they exist if it commits.
+
+        Raises:
+            ConfigError: The connection is not one to this store.
+        """
+        ...
+
+    def transaction(self, claim: Claim, worker: str) -> AbstractContextManager[Any]:
+        """
+        Open a write transaction in which the job's completion commits with the caller's writes.
+
+        Raises:
+            LeaseLost: Another attempt owns the job; nothing was written.
+        """
+        ...
+
+    def join(self, name: str, queues: Sequence[str], concurrency: int) -> Owner:
+        """Become a worker of this store: from now on `rescue` elsewhere can see it live or die."""
+        ...
+
+    def leave(self, owner: Owner) -> None:
+        """Stop being a worker. Jobs that it still owns are given back, as at a crash of nobody's fault."""
+        ...
+
+    def mark(self, owner: Owner) -> "Marks":
+        """Return where to mark which jobs run, so that a crash shows which job may be guilty."""
+        ...
+
+    def held_fd(self, owner: Owner) -> int | None:
+        """Return the descriptor that is held while the worker lives, for its child processes to hold too."""
+        ...
+
+    def beat(self, owner: Owner) -> None:
+        """Say that the worker lives."""
+        ...
+
+    def cancelled(self, owner: Owner) -> list[JobId]:
+        """Return the running jobs of this worker whose cancellation was asked for."""
+        ...
+
+    def rescue(self, decide: Callable[[Claim, bool], Ack]) -> list[tuple[WorkerInfo, list[Ack]]]:
+        """
+        Put the jobs of dead workers back in line, each worker's once, whoever comes first.
+
+        `decide` gets each job and whether it was running (rather than waiting in memory).
+        """
+        ...
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that are registered, dead ones not yet rescued included."""
+        ...
+
+    def unpark(self, known: Container[str] | None) -> int:
+        """Make the parked jobs of known tasks due again at their old place; None knows every task."""
+        ...
+
+    def get(self, ids: Sequence[JobId]) -> list[Record]:
+        """Return the jobs that exist among `ids`, with their error history, in that order."""
+        ...
+
+    def find(self, query: Query) -> list[Record]:
+        """Return the jobs that fit, without their errors, newest first."""
+        ...
+
+    def counts(self) -> Counts:
+        """Count the jobs by state."""
+        ...
+
+    def edit(self, ids: Sequence[JobId], edit: Edit) -> list[JobId]:
+        """
+        Retry, cancel or delete jobs; return those for which it was done.
+
+        retry: dead, cancelled or completed → pending, due now, failures and crashes at 0.
+        cancel: pending → cancelled at once; running → its worker is asked (`beat`).
+        delete: any that is not running.
+        """
+        ...
+
+    def prune(self, keep: Keep, *, limit: int) -> int:
+        """Delete up to `limit` completed and cancelled jobs beyond what `keep` allows; return how many."""
+        ...
+
+    def unfinished(self) -> int:
+        """Count the jobs that are pending or running."""
+        ...
+
+    def next_due_s(self, queues: Sequence[str]) -> float | None:
+        """Return the seconds until the next pending job of these queues is due (0: now); None: none."""
+        ...
+
+    def changed(self) -> bool:
+        """Whether anyone else has committed since the last call. Costs microseconds."""
+        ...
+
+    def ring(self) -> None:
+        """Wake the workers of other processes: there is something due."""
+        ...
+
+    def doorbell(self) -> int | None:
+        """Return a file descriptor that becomes readable when `ring` is called elsewhere."""
+        ...
+
+    def hush(self) -> None:
+        """Take the rings that came in, so that the doorbell is quiet again."""
+        ...
+
+    def tidy(self) -> None:
+        """Give back disk space and shorten logs, a few milliseconds at a time."""
+        ...
+
+
+class Marks(Protocol):
+    """Which jobs a worker runs right now, where it outlives the process (see `Store.mark`)."""
+
+    def __setitem__(self, slot: int, job_id: JobId) -> None:
+        """Say that the handler in `slot` runs `job_id`; 0 for none."""
+        ...

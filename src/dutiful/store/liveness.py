@@ -1,0 +1,326 @@
+"""
+Who lives, told by the operating system: locked files in a folder beside the database.
+
+    jobs.db-dutiful/
+        write.lock       held around each commit and checkpoint of any of our processes
+        <token>.lock     held by one worker while it lives; its content says what it runs
+        <token>.sock     that worker's doorbell
+
+A lock (`flock`) falls with the last process that holds it, however it ends, at once. So a
+worker whose file can be locked is dead, and a handler that hogs the interpreter for an
+hour is not. We never open the database file itself here: closing it would drop SQLite's
+own locks of the whole process.
+"""
+
+import contextlib
+import fcntl
+import mmap
+import os
+import secrets
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dutiful.errors import StoreBusy, StoreUnavailable
+from dutiful.job import JobId
+
+# Slots for running handlers in a worker's lock file; more than these are all counted as running.
+SLOTS_MAX = 4096
+
+
+class Folder:
+    """The folder of lock files beside one database."""
+
+    def __init__(self, database: Path) -> None:
+        self.path = database.with_name(database.name + "-dutiful")
+        self._bells: list[str] = []
+        self._bells_seen = 0
+
+    def make(self) -> None:
+        """Create the folder, for this user alone; refuse one that somebody else could tamper with."""
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(
+                str(self.path), f"the folder for the lock files cannot be made: {error.strerror}"
+            ) from error
+        found = self.path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_mode & stat.S_IWOTH:
+            raise StoreUnavailable(
+                str(self.path), "it must be a folder that not everybody can write to; nothing was changed"
+            )
+
+    def bells(self) -> list[str]:
+        """Return the names of all doorbells; re-read only when the folder has changed."""
+        changed = self.path.stat().st_mtime_ns
+        if changed != self._bells_seen:
+            self._bells = [name for name in os.listdir(self.path) if name.endswith(".sock")]
+            self._bells_seen = changed
+        return self._bells
+
+    def tokens(self) -> set[str]:
+        """Return the names of all workers' lock files."""
+        return {name[:-5] for name in os.listdir(self.path) if name.endswith(".lock")} - {"write"}
+
+    def forget(self, token: str) -> None:
+        """Remove a dead worker's files."""
+        for ending in (".lock", ".sock"):
+            with contextlib.suppress(FileNotFoundError):
+                (self.path / (token + ending)).unlink()
+
+
+class WriteLock:
+    """One writer at a time, over all our processes and threads; never waits without a bound."""
+
+    def __init__(self, path: Path | None, label: str) -> None:
+        self._path, self._label = path, label
+        self._threads = threading.Lock()
+        self._fd: int | None = None
+        self._holder = 0
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread holds it: asking again would wait for itself."""
+        return self._holder == threading.get_ident()
+
+    def try_threads(self) -> bool:
+        """Take the part that keeps this process's threads apart, if it is free."""
+        return self._threads.acquire(blocking=False)
+
+    def release_threads(self) -> None:
+        """Give that part back."""
+        self._threads.release()
+
+    def open(self) -> None:
+        """Open the lock file; needs the folder."""
+        if self._fd is None and self._path is not None:
+            self._fd = _open_private(self._path)
+
+    def close(self) -> None:
+        """Close the lock file, which also gives the lock back."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    @contextlib.contextmanager
+    def held(self, wait_s: float) -> Iterator[None]:
+        """
+        Hold the lock.
+
+        Raises:
+            StoreBusy: It was not free within `wait_s` seconds.
+        """
+        if not self._threads.acquire(timeout=wait_s):
+            raise StoreBusy(self._label, wait_s)
+        try:
+            self._holder = threading.get_ident()
+            yield from self._held_by_us(wait_s)
+        finally:
+            self._holder = 0
+            self._threads.release()
+
+    def _held_by_us(self, wait_s: float) -> Iterator[None]:
+        fd = self._fd
+        if self._path is None or fd is None:
+            yield
+        elif _try_flock_soon(fd):
+            try:
+                yield
+            finally:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        else:
+            taken = _Waiting(self._path).descriptor(wait_s)
+            if taken is None:
+                raise StoreBusy(self._label, wait_s)
+            try:
+                yield
+            finally:
+                os.close(taken)
+
+
+class Life:
+    """One worker's lock file, held until `end` or the death of the process and its children."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.token = secrets.token_hex(8)
+        self._folder = folder
+        self.path = folder.path / f"{self.token}.lock"
+        self.fd = self._create()
+        os.ftruncate(self.fd, 8 * SLOTS_MAX)
+        self._map = mmap.mmap(self.fd, 8 * SLOTS_MAX)
+        # The kernel keeps what is written here when the process is killed, at no system call.
+        self.marks = memoryview(self._map).cast("q")
+
+    def _create(self) -> int:
+        while True:
+            fd = _open_private(self.path)
+            # Between our open and our lock a cleaner may have taken it for a dead one's.
+            if _try_flock(fd) and _same_file(fd, self.path):
+                return fd
+            os.close(fd)
+
+    def is_in_place(self) -> bool:
+        """Whether the file that others look at is still the one that we hold."""
+        return _same_file(self.fd, self.path)
+
+    def end(self) -> None:
+        """Remove the file and give back the lock."""
+        self._folder.forget(self.token)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Give back map and descriptor, but leave the file (after a fork: it is the parent's)."""
+        self.marks.release()
+        self._map.close()
+        os.close(self.fd)
+
+
+def running_of_dead(path: Path) -> tuple[bool, frozenset[JobId] | None]:
+    """
+    Return whether the worker with this lock file is dead, and which jobs it was running.
+
+    (True, None): it is dead and did not leave a readable mark. A missing file says nothing
+    by itself: (False, None).
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False, None
+    try:
+        if not _try_flock(fd):
+            return False, None
+        content = os.pread(fd, 8 * SLOTS_MAX, 0)
+        if len(content) < 8 * SLOTS_MAX:
+            return True, None
+        return True, frozenset(struct.unpack(f"={SLOTS_MAX}q", content)) - {0}
+    finally:
+        os.close(fd)
+
+
+class Doorbell:
+    """A socket that other processes send a datagram to when there is something due."""
+
+    def __init__(self, folder: Folder, token: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        with _short(folder.path) as base:
+            self._socket.bind(f"{base}/{token}.sock")
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def hush(self) -> None:
+        """Take all rings that came in."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(16)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class Ringer:
+    """Rings the doorbells of a folder."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    def ring(self, but: str | None) -> None:
+        """Ring all doorbells but our own. A bell that cannot be rung is left to the backstop."""
+        bells = self._folder.bells()
+        if not bells or (len(bells) == 1 and bells[0] == f"{but}.sock"):
+            return
+        with _short(self._folder.path) as base:
+            for bell in bells:
+                if but is None or bell != f"{but}.sock":
+                    # Full: it has been rung already. Refused or gone: its worker is dead.
+                    with contextlib.suppress(OSError):
+                        self._socket.sendto(b"1", f"{base}/{bell}")
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+@contextlib.contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """Give a path to the folder that fits a socket's address, which ends at 108 bytes."""
+    path = str(folder)
+    if len(path.encode()) < 80:
+        yield path
+        return
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+def _open_private(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StoreUnavailable(str(path), f"the lock file cannot be opened: {error.strerror}") from error
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _try_flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class _Waiting:
+    """A thread that waits for the lock where the kernel wakes it; `flock` itself has no time limit."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = _open_private(path)  # its own, so that giving up cannot take a lock from us
+        self._deciding = threading.Lock()
+        self._came = threading.Event()
+        self._wanted = True
+        threading.Thread(target=self._wait, name="dutiful-lock-wait", daemon=True).start()
+
+    def _wait(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        with self._deciding:
+            if self._wanted:
+                self._came.set()
+            else:
+                os.close(self._fd)
+
+    def descriptor(self, wait_s: float) -> int | None:
+        """Return the descriptor that holds the lock, or None when the time is up first."""
+        try:
+            self._came.wait(wait_s)
+        finally:
+            with self._deciding:
+                self._wanted = self._came.is_set()
+        return self._fd if self._wanted else None
+
+
+def _try_flock_soon(fd: int) -> bool:
+    # Most commits are over within a fraction of a millisecond: look a few times before a
+    # thread is started to wait (60 µs).
+    for _ in range(8):
+        if _try_flock(fd):
+            return True
+        time.sleep(50e-6)
+    return False

@@ -1,0 +1,173 @@
+"""Reading a SQLite store: jobs, counts, workers. Nothing here writes, or waits for a writer."""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from dutiful.config import Keep
+from dutiful.job import AttemptError, Claim, JobId, Record, State
+from dutiful.store.contract import Counts, Owner, Query, WorkerInfo
+
+_COLUMNS = """
+job.id, job.task, job.queue, job.state, job.priority, job.due_at, job.attempt, job.failures, job.crashes,
+job.created_at, job.started_at, job.finished_at, job.cancel_at, worker.name, job.payload, job.result
+"""
+_FROM = "FROM dutiful_job AS job LEFT JOIN dutiful_worker AS worker ON worker.id = job.owner"
+
+
+def get(db: sqlite3.Connection, ids: Sequence[JobId]) -> list[Record]:
+    """Return the jobs that exist among `ids`, in that order. By primary key."""
+    wanted = msgspec.json.encode(list(ids)).decode()
+    jobs = {
+        row[0]: row
+        for row in db.execute(
+            f"SELECT {_COLUMNS} {_FROM} WHERE job.id IN (SELECT value FROM json_each(?))", (wanted,)
+        ).fetchall()
+    }
+    errors: dict[JobId, list[AttemptError]] = {}
+    for row in db.execute(
+        "SELECT job_id, attempt, at, worker, type, message, traceback FROM dutiful_error"
+        " WHERE job_id IN (SELECT value FROM json_each(?)) ORDER BY job_id, attempt",
+        (wanted,),
+    ).fetchall():
+        errors.setdefault(row[0], []).append(AttemptError(row[1], row[2], *map(_str, row[3:])))
+    return [_record(jobs[job_id], tuple(errors.get(job_id, ()))) for job_id in ids if job_id in jobs]
+
+
+def find(db: sqlite3.Connection, query: Query) -> list[Record]:
+    """Return the newest jobs that fit, by primary key from the top."""
+    where, values = ["1"], []
+    if query.states:
+        where.append(f"job.state IN ({', '.join('?' * len(query.states))})")
+        values += [str(state) for state in query.states]
+    for column, value in (("task", query.task), ("queue", query.queue)):
+        if value is not None:
+            where.append(f"job.{column} = ?")
+            values.append(value)
+    if query.before is not None:
+        where.append("job.id < ?")
+        values.append(str(query.before))
+    sql = f"SELECT {_COLUMNS} {_FROM} WHERE {' AND '.join(where)} ORDER BY job.id DESC LIMIT ?"
+    return [_record(row) for row in db.execute(sql, (*values, str(query.limit))).fetchall()]
+
+
+def _record(row: Sequence[Any], errors: tuple[AttemptError, ...] = ()) -> Record:
+    # The columns are in the order of the fields.
+    fields = [_str(value) if isinstance(value, bytes) else value for value in row]
+    fields[3] = State(fields[3])
+    return Record(*fields, errors)
+
+
+def _str(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+# Each state by the partial index that holds just its rows, so that a count reads no job.
+_COUNTS = """
+SELECT (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0)
+     + (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes > 0),
+       (SELECT count(*) FROM dutiful_job WHERE state = 'running'),
+       (SELECT count(*) FROM dutiful_job INDEXED BY dutiful_job_finished
+         WHERE state IN ('completed', 'cancelled') AND state = 'completed'),
+       (SELECT count(*) FROM dutiful_job WHERE state = 'dead'),
+       (SELECT count(*) FROM dutiful_job INDEXED BY dutiful_job_finished
+         WHERE state IN ('completed', 'cancelled') AND state = 'cancelled'),
+       (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= ?1)
+     + (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes > 0 AND due_at <= ?1),
+       (SELECT min(due_at) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= ?1)
+"""
+
+
+def counts(db: sqlite3.Connection, now: int) -> Counts:
+    """Count the jobs by state."""
+    row = db.execute(_COUNTS, (now,)).fetchone()
+    by_state = dict(zip((State.PENDING, State.RUNNING, State.COMPLETED, State.DEAD, State.CANCELLED), row, strict=False))
+    oldest_s = None if row[6] is None else (now - row[6]) / 1000
+    return Counts(by_state, row[5], oldest_s)
+
+
+# The soonest of each priority, each one step in the index; then the soonest of those.
+_NEXT_DUE = """
+WITH RECURSIVE level (p) AS (
+    SELECT (SELECT priority FROM dutiful_job WHERE queue = ?1 AND state = 'pending' AND crashes {crashes} 0
+             ORDER BY priority DESC LIMIT 1)
+    UNION ALL
+    SELECT (SELECT priority FROM dutiful_job
+             WHERE queue = ?1 AND state = 'pending' AND crashes {crashes} 0 AND priority < level.p
+             ORDER BY priority DESC LIMIT 1)
+      FROM level WHERE level.p IS NOT NULL
+)
+SELECT min((SELECT due_at FROM dutiful_job
+             WHERE queue = ?1 AND state = 'pending' AND crashes {crashes} 0 AND priority = level.p
+             ORDER BY due_at LIMIT 1)) FROM level
+"""
+
+
+def next_due(db: sqlite3.Connection, queues: Sequence[str]) -> int | None:
+    """Return when the next pending job of these queues is due."""
+    found: list[int] = []
+    for queue in queues:
+        for crashes in ("=", ">"):
+            due_at = db.execute(_NEXT_DUE.format(crashes=crashes), (queue,)).fetchone()[0]
+            if due_at is not None:
+                found.append(due_at)
+    return min(found, default=None)
+
+
+def owns(db: sqlite3.Connection, claim: Claim) -> bool:
+    """Return whether this attempt still owns its job."""
+    row = db.execute(
+        "SELECT 1 FROM dutiful_job WHERE id = ? AND attempt = ? AND state = 'running'", (claim.id, claim.attempt)
+    ).fetchone()
+    return row is not None
+
+
+def parked_tasks(db: sqlite3.Connection) -> list[str]:
+    """Return the tasks that have parked jobs. By index dutiful_job_parked."""
+    rows = db.execute("SELECT DISTINCT task FROM dutiful_job WHERE parked_at IS NOT NULL").fetchall()
+    return [_str(row[0]) for row in rows]
+
+
+def cancelled(db: sqlite3.Connection, owner: Owner) -> list[JobId]:
+    """Return the running jobs of a worker that were asked to stop. By index dutiful_job_cancel."""
+    rows = db.execute(
+        "SELECT id FROM dutiful_job WHERE owner = ? AND cancel_at IS NOT NULL AND state = 'running'", (owner,)
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def prune_before(db: sqlite3.Connection, keep: Keep, now: int) -> int | None:
+    """
+    Return the instant up to which finished jobs are to go, or None if none are.
+
+    By index dutiful_job_finished: the age is one step, the count a walk over `keep.count`.
+    """
+    by_age = now - round(keep.age_s * 1000)
+    row = db.execute(
+        "SELECT finished_at FROM dutiful_job WHERE state IN ('completed', 'cancelled')"
+        " ORDER BY finished_at DESC LIMIT 1 OFFSET ?",
+        (keep.count,),
+    ).fetchone()
+    before = by_age if row is None else max(by_age, row[0])
+    oldest = db.execute(
+        "SELECT min(finished_at) FROM dutiful_job WHERE state IN ('completed', 'cancelled')"
+    ).fetchone()[0]
+    return None if oldest is None or oldest > before else before
+
+
+def workers(db: sqlite3.Connection) -> list[tuple[WorkerInfo, str]]:
+    """Return the registered workers, each with the run of the machine that it belongs to."""
+    rows = db.execute(
+        "SELECT id, name, host, pid, token, started_at, seen_at, queues, concurrency, boot FROM dutiful_worker"
+    ).fetchall()
+    return [
+        (
+            WorkerInfo(
+                row[0], _str(row[1]), _str(row[2]), row[3], _str(row[4]), row[5], row[6], _str(row[7]), row[8]
+            ),
+            _str(row[9]),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,182 @@
+"""Writes of a SQLite store that are off the hot path: workers, edits, pruning, the clock, space."""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from dutiful.job import Claim, JobId
+from dutiful.store import clock
+from dutiful.store.contract import Edit, Owner
+
+LEASE_MS = 60_000  # a worker whose lock file was removed counts as dead after this silence
+_SHRINK_PAGES = 256  # about 1 MiB, a few ms a time
+_SHRINK_FROM_PAGES = 1024  # a free list shorter than this will be used again soon
+
+
+# --- workers ----------------------------------------------------------------------------
+
+
+def add_worker(
+    db: sqlite3.Connection,
+    who: tuple[str, str, str, int, str, int, int],
+    queues: Sequence[str],
+    concurrency: int,
+) -> Owner:
+    """Register an incarnation; `who` is (name, host, boot, pid, token, started_at, seen_at)."""
+    cursor = db.execute(
+        "INSERT INTO dutiful_worker (name, host, boot, pid, token, started_at, seen_at, queues, concurrency)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*who, " ".join(queues), concurrency),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def remove_worker(db: sqlite3.Connection, owner: Owner) -> bool:
+    """Take a worker out; return whether it was there: only one caller is told so."""
+    return db.execute("DELETE FROM dutiful_worker WHERE id = ?", (owner,)).rowcount == 1
+
+
+def rename_worker(db: sqlite3.Connection, owner: Owner, token: str) -> None:
+    """Say under which name the worker's lock file is now."""
+    db.execute("UPDATE dutiful_worker SET token = ? WHERE id = ?", (token, owner))
+
+
+def running_of(db: sqlite3.Connection, owner: Owner) -> list[Claim]:
+    """Return the jobs that a worker owns, without payloads. By index dutiful_job_running."""
+    text = db.execute(
+        "SELECT json_group_array(json_array(id, attempt, failures, crashes, task, queue, NULL))"
+        " FROM dutiful_job WHERE state = 'running' AND owner = ?",
+        (owner,),
+    ).fetchone()[0]
+    return msgspec.json.decode(text, type=list[Claim])
+
+
+def give_back(db: sqlite3.Connection, owner: Owner) -> None:
+    """Put all that a worker owns back in line, at nobody's fault."""
+    db.execute("UPDATE dutiful_job SET state = 'pending', owner = NULL WHERE state = 'running' AND owner = ?", (owner,))
+
+
+def beat(db: sqlite3.Connection, owner: Owner, now: int) -> None:
+    """Write that a worker lives."""
+    db.execute("UPDATE dutiful_worker SET seen_at = ? WHERE id = ?", (now, owner))
+
+
+def unpark(db: sqlite3.Connection, tasks: Sequence[str]) -> int:
+    """Put the parked jobs of these tasks back at their old place in line. By index dutiful_job_parked."""
+    return db.execute(
+        "UPDATE dutiful_job SET due_at = parked_at, parked_at = NULL"
+        " WHERE parked_at IS NOT NULL AND state = 'pending' AND task IN (SELECT value FROM json_each(?))",
+        (_text(tasks),),
+    ).rowcount
+
+
+# --- edits ---------------------------------------------------------------------------------
+
+# What a person asks for, by primary key; each says which states allow it.
+_EDITS: dict[Edit, tuple[str, str]] = {
+    "retry": (
+        "state IN ('dead', 'cancelled', 'completed')",
+        "UPDATE dutiful_job SET state = 'pending', owner = NULL, due_at = :now, due_fixed = 0, failures = 0, crashes = 0,"
+        " finished_at = NULL, cancel_at = NULL, parked_at = NULL, result = NULL",
+    ),
+    "cancel": (
+        "state = 'pending'",
+        "UPDATE dutiful_job SET state = 'cancelled', finished_at = :now, parked_at = NULL",
+    ),
+    "delete": ("state <> 'running'", "DELETE FROM dutiful_job"),
+}
+
+
+def edit(db: sqlite3.Connection, ids: Sequence[JobId], what: Edit, now: int) -> list[JobId]:
+    """Retry, cancel or delete; return the jobs for which it was done."""
+    allowed, sql = _EDITS[what]
+    done = _which(db, ids, allowed)
+    values = {"ids": _text(done), "now": now}
+    db.execute(f"{sql} WHERE id IN (SELECT value FROM json_each(:ids)) AND :now IS NOT NULL", values)
+    if what == "delete":
+        db.execute("DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))", (_text(done),))
+    if what == "cancel":
+        running = _which(db, ids, "state = 'running'")
+        db.execute(
+            "UPDATE dutiful_job SET cancel_at = ?2 WHERE id IN (SELECT value FROM json_each(?1))", (_text(running), now)
+        )
+        done += running
+    return done
+
+
+def _which(db: sqlite3.Connection, ids: Sequence[JobId], condition: str) -> list[JobId]:
+    rows = db.execute(
+        f"SELECT id FROM dutiful_job WHERE id IN (SELECT value FROM json_each(?)) AND {condition}", (_text(list(ids)),)
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+# --- pruning and space ------------------------------------------------------------------------
+
+
+def prune(db: sqlite3.Connection, before: int, limit: int) -> int:
+    """Delete up to `limit` finished jobs, oldest first. By index dutiful_job_finished."""
+    ids = db.execute(
+        "SELECT json_group_array(id) FROM (SELECT id FROM dutiful_job"
+        " WHERE state IN ('completed', 'cancelled') AND finished_at <= ? ORDER BY finished_at LIMIT ?)",
+        (before, limit),
+    ).fetchone()[0]
+    text = ids.decode() if isinstance(ids, bytes) else ids
+    db.execute("DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))", (text,))
+    return db.execute("DELETE FROM dutiful_job WHERE id IN (SELECT value FROM json_each(?))", (text,)).rowcount
+
+
+def shrink(db: sqlite3.Connection) -> int:
+    """Give a little of the free space back to the file system; return the pages given, 0 when done."""
+    free = int(db.execute("PRAGMA freelist_count").fetchone()[0])
+    if free < _SHRINK_FROM_PAGES or int(db.execute("PRAGMA auto_vacuum").fetchone()[0]) != 2:  # noqa: PLR2004  # 2: incremental
+        return 0
+    db.execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
+    return free - int(db.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+# --- the clock ------------------------------------------------------------------------------------
+
+
+def follow_clock(db: sqlite3.Connection) -> int:
+    """
+    Agree with the store about the clock, moving due times when it was set; return the offset.
+
+    The first to see a step writes it; the others find it written. After a boot there is
+    nothing to compare with, so nothing moves.
+    """
+    offset, boot = clock.offset_ms(), clock.boot_id()
+    stored = _meta(db, "clock_boot"), _meta(db, "clock_offset")
+    if stored[0] == boot and isinstance(stored[1], int):
+        step = offset - stored[1]
+        if abs(step) < clock.STEP_MS:
+            return offset
+        # Not what is fixed on the calendar. A full scan of what is pending, once per step.
+        db.execute("UPDATE dutiful_job SET due_at = due_at + ? WHERE state = 'pending' AND due_fixed = 0", (step,))
+        db.execute("UPDATE dutiful_worker SET seen_at = seen_at + ?", (step,))
+    _set_meta(db, "clock_boot", boot)
+    _set_meta(db, "clock_offset", offset)
+    return offset
+
+
+def keep_clock(db: sqlite3.Connection) -> None:
+    """Write down the small corrections of a running clock, so that they never add up to a step."""
+    offset, stored = clock.offset_ms(), _meta(db, "clock_offset")
+    if isinstance(stored, int) and 0 < abs(offset - stored) < clock.STEP_MS:
+        _set_meta(db, "clock_offset", offset)
+
+
+def _meta(db: sqlite3.Connection, key: Literal["clock_boot", "clock_offset"]) -> object:
+    value = db.execute("SELECT value FROM dutiful_meta WHERE key = ?", (key,)).fetchone()[0]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _set_meta(db: sqlite3.Connection, key: str, value: object) -> None:
+    db.execute("UPDATE dutiful_meta SET value = ? WHERE key = ?", (value, key))
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,565 @@
+"""The front door: `Worker`."""
+
+import asyncio
+import multiprocessing
+import os
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
+
+from dutiful import config as settings
+from dutiful.config import Config, Keep
+from dutiful.core.retry import Retry
+from dutiful.door import Door
+from dutiful.errors import AlreadyStarted, ConfigError, DutifulError
+from dutiful.events import Events, JobsLost
+from dutiful.handle import Job, Jobs
+from dutiful.job import JobId, Record, State
+from dutiful.registry import Handler, Registry
+from dutiful.runner.runner import Runner
+from dutiful.sending import CHUNK_JOBS, AsyncEdge, Drafting, Room, SendingOptions
+from dutiful.store.committer import Committer
+from dutiful.store.contract import Counts, Draft, Query, Store, WorkerInfo
+from dutiful.store.sqlite import MEMORY, SqliteStore
+from dutiful.task import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_STORE = "dutiful.db"
+
+
+class Worker:
+    """
+    Stores payloads, and processes them in the background, whatever happens to the process.
+
+    A worker that is never started is a client: it can send.
+
+    Args:
+        store: A path or `sqlite:///path` of a SQLite file, `":memory:"` (not durable), or a
+            Store. Default: the environment variable DUTIFUL_STORE, or "dutiful.db".
+        handlers: Payload type, or task name → the function that handles it (or a Handler).
+        queues: The queues that it takes jobs from; what it sends goes to the first.
+        concurrency: Handlers that run at once, of all kinds together. 1 keeps order.
+        buffer: Bound on unfinished jobs: when it is reached, `send` waits. None: no bound.
+        name: What it is called in logs and in a job's history.
+        retry: The policy of handlers that have none of their own.
+        durability: "full" (default), or "normal": a power cut may then lose the last jobs.
+        keep_completed: How many completed jobs stay, and how long: a Keep, a count, or False.
+        max_crashes: Deaths of the process in a row after which a running job is dead.
+        grace_s: Seconds that `stop()` gives to running handlers by default.
+        busy_s: Seconds to wait for the store's write lock.
+        park_s: Seconds after which a job of an unknown task is looked at again.
+        lease_s: Seconds after its timeout that a stuck thread keeps its job.
+        payload_bytes_max: Largest payload, in bytes of JSON.
+        result_bytes_max: Largest result, in bytes of JSON.
+
+    Raises:
+        ConfigError: An argument is wrong. The store is not touched until the first use.
+    """
+
+    def __init__(
+        self,
+        store: "str | os.PathLike[str] | Store | None" = None,
+        *,
+        handlers: Mapping[Any, Any] | None = None,
+        queues: str | Sequence[str] = ("default",),
+        concurrency: int = 8,
+        buffer: int | None = None,
+        name: str = "worker",
+        retry: Retry | None = None,
+        durability: Literal["full", "normal"] = "full",
+        keep_completed: Keep | int | bool | None = None,
+        max_crashes: int = 3,
+        grace_s: float = 30.0,
+        busy_s: float = 10.0,
+        park_s: float = 60.0,
+        lease_s: float = 60.0,
+        payload_bytes_max: int = settings.MIB,
+        result_bytes_max: int = settings.MIB,
+    ) -> None:
+        self._config = Config(
+            name=name,
+            queues=settings.queues(queues),
+            concurrency=concurrency,
+            buffer=buffer,
+            retry=retry or Retry(),
+            durability=durability,
+            keep_completed=settings.keep(keep_completed),
+            max_crashes=max_crashes,
+            grace_s=grace_s,
+            busy_s=busy_s,
+            park_s=park_s,
+            lease_s=lease_s,
+            payload_bytes_max=payload_bytes_max,
+            result_bytes_max=result_bytes_max,
+        )
+        self._registry = Registry(handlers)
+        self._events = Events()
+        self._store = _store_for(store, self._config)
+        self._committer = Committer(
+            self._store, buffer=buffer, keep_completed=self._config.keep_completed.count > 0
+        )
+        self._drafting = Drafting(self._registry, self._config)
+        self._room = Room(self._committer, buffer)
+        self._committer.room_made = self._room.made
+        self._async = AsyncEdge(self._committer)
+        self._door = Door(name)
+        self._runner: Runner | None = None
+        self._changing = threading.RLock()
+        self._is_open = False
+        self._is_stopped = False
+        self._at_exit: weakref.finalize[..., Worker] | None = None
+
+    def __repr__(self) -> str:
+        state = "started" if self._runner else "stopped" if self._is_stopped else "not started"
+        return f"<Worker {self._config.name!r} on {self._store.label}, {state}>"
+
+    # --- handlers ------------------------------------------------------------------------------
+
+    @property
+    def handlers(self) -> Registry:
+        """The handlers, as a mapping from payload type or task name: `worker.handlers["hello"] = print`."""
+        return self._registry
+
+    @overload
+    def handler(self, fn: F, /) -> F: ...
+    @overload
+    def handler(
+        self,
+        task: str | None = None,
+        /,
+        *,
+        aliases: Sequence[str] = (),
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        process: bool = False,
+        queue: str | None = None,
+    ) -> Callable[[F], F]: ...
+    def handler(self, fn: Any = None, /, **options: Any) -> Any:
+        """
+        Register a function as a handler: `@worker.handler`, `@worker.handler("name", retry=…)`.
+
+        Without a name, the annotation of its parameter says which payload type it handles.
+        The options are those of Handler. Returns the function itself.
+
+        Raises:
+            ConfigError: It does not say what it handles, or an option is wrong.
+        """
+        if callable(fn):
+            self._registry.add(fn, **options)
+            return fn
+
+        def register(function: F) -> F:
+            self._registry.add(function, task=fn, **options)
+            return function
+
+        return register
+
+    @overload
+    def task(self, fn: Callable[P, R], /) -> Task[P, R, Job]: ...
+    @overload
+    def task(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        aliases: Sequence[str] = (),
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        process: bool = False,
+        queue: str | None = None,
+    ) -> Callable[[Callable[P, R]], Task[P, R, Job]]: ...
+    def task(self, fn: Any = None, /, **options: Any) -> Any:
+        """
+        Make a function a task whose arguments are the payload: `add.send(1, 2)`.
+
+        Named after the function unless a name is given. The options are those of Handler.
+
+        Raises:
+            ConfigError: Its arguments cannot be stored by name, or an option is wrong.
+        """
+        if callable(fn):
+            return self._as_task(fn, None, options)
+        return lambda function: self._as_task(function, fn, options)
+
+    def _as_task(self, fn: Callable[P, R], name: str | None, options: dict[str, Any]) -> Task[P, R, Job]:
+        chosen = name or str(getattr(fn, "__qualname__", "")).rpartition("<locals>.")[2]
+        made = Task(fn, name=chosen, sender=self)
+        self._registry[chosen] = Handler(fn, spread=True, **options)
+        return made
+
+    def process(self, callback: F) -> F:
+        """
+        Make `callback` the handler of every payload that has none of its own.
+
+        It gets the payload decoded into the type it was sent as, if this process knows that
+        type, and otherwise as plain values.
+        """
+        self._registry.process(callback)
+        return callback
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    def send(
+        self,
+        payload: object,
+        *,
+        task: type | str | None = None,
+        queue: str | None = None,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        priority: int = 0,
+        transaction: Any = None,
+        timeout: float | None = None,
+    ) -> Job:
+        """
+        Store a job. When this returns it is on disk, and will be run.
+
+        Args:
+            payload: A value of a registered type, or with `task` any JSON value.
+            task: The task's name, or the payload type to find it by.
+            queue: Default: the handler's, or the worker's first.
+            delay: Seconds, or a timedelta, until it is due; 0 or more.
+            run_at: The instant when it is due: a datetime with a time zone.
+            priority: Higher runs first.
+            transaction: Your own connection to the same database, in a transaction: the job
+                exists if that commits.
+            timeout: With `buffer`, seconds to wait for room; None waits for ever.
+
+        Raises:
+            UnknownTask: No handler for this payload. NotEncodable: It cannot be stored.
+            ConfigError: An option is wrong. BufferFull: No room in time.
+            WorkerStopped: After `stop()`. StoreError: The store cannot do it.
+            In all of these nothing was stored.
+        """
+        options = self._options(task, queue, delay, run_at, priority)
+        exempt = self._is_handler_here()
+        with self._door.inside(exempt=exempt and self._runner is not None):
+            store = self.opened()
+            draft = self._routed(self._drafting.one(payload, options), queue)
+            if transaction is not None:
+                return Job(self, store.insert_in(transaction, [draft])[0][0])
+            return Job(self, self._stored([draft], timeout, exempt=exempt)[0][0])
+
+    def send_many(
+        self,
+        payloads: Iterable[object],
+        *,
+        task: type | str | None = None,
+        queue: str | None = None,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        priority: int = 0,
+        transaction: Any = None,
+        timeout: float | None = None,
+    ) -> Jobs:
+        """
+        Store many jobs, a thousand per commit: the fast way. The options are those of `send`.
+
+        Raises:
+            As `send`. Chunks before the one at fault stay stored; a note on the error says
+            how many jobs that are.
+        """
+        options = self._options(task, queue, delay, run_at, priority)
+        exempt = self._is_handler_here()
+        ranges: list[range] = []
+        with self._door.inside(exempt=exempt and self._runner is not None):
+            store = self.opened()
+            try:
+                for chunk in self._drafting.chunks(payloads, options, self._chunk_jobs()):
+                    drafts = [self._routed(draft, queue) for draft in chunk]
+                    if transaction is not None:
+                        ranges += store.insert_in(transaction, drafts)
+                    else:
+                        ranges += self._stored(drafts, timeout, exempt=exempt)
+            except DutifulError as error:
+                error.add_note(f"{sum(map(len, ranges))} jobs of this send_many were stored before.")
+                raise
+        return Jobs(self, ranges)
+
+    async def asend(
+        self,
+        payload: object,
+        *,
+        task: type | str | None = None,
+        queue: str | None = None,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> Job:
+        """`send`, without blocking the event loop; same promise, same errors. Many at once share commits."""
+        if self._config.buffer is not None:
+            return await asyncio.to_thread(
+                self.send,
+                payload,
+                task=task,
+                queue=queue,
+                delay=delay,
+                run_at=run_at,
+                priority=priority,
+                timeout=timeout,
+            )
+        options = self._options(task, queue, delay, run_at, priority)
+        exempt = self._is_handler_here() and self._runner is not None
+        with self._door.inside(object(), exempt=exempt):
+            if not self._is_open:
+                await asyncio.to_thread(self.opened)
+            draft = self._routed(self._drafting.one(payload, options), queue)
+            return Job(self, (await self._async.store([draft]))[0][0])
+
+    async def asend_many(
+        self,
+        payloads: "Iterable[object] | AsyncIterable[object]",
+        *,
+        task: type | str | None = None,
+        queue: str | None = None,
+        delay: float | timedelta | None = None,
+        run_at: datetime | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> Jobs:
+        """`send_many`, without blocking the event loop; payloads may come asynchronously."""
+        ranges: list[range] = []
+        async for chunk in _in_chunks(payloads, self._chunk_jobs()):
+            sent = await asyncio.to_thread(
+                self.send_many,
+                chunk,
+                task=task,
+                queue=queue,
+                delay=delay,
+                run_at=run_at,
+                priority=priority,
+                timeout=timeout,
+            )
+            ranges += sent.ranges
+        return Jobs(self, ranges)
+
+    def _options(
+        self,
+        task: type | str | None,
+        queue: str | None,
+        delay: float | timedelta | None,
+        run_at: datetime | None,
+        priority: int,
+    ) -> SendingOptions:
+        return SendingOptions(
+            self._registry, self._config, task=task, queue=queue, delay=delay, run_at=run_at, priority=priority
+        )
+
+    def _routed(self, draft: Draft, queue: str | None) -> Draft:
+        """Send to the handler's own queue, unless the caller named one."""
+        if queue is not None:
+            return draft
+        entry = self._registry.entry(draft.task)
+        if entry is None or entry.queue is None or entry.queue == draft.queue:
+            return draft
+        return Draft(draft.task, entry.queue, draft.payloads, draft.priority, draft.delay_s, draft.run_at)
+
+    def _stored(self, drafts: list[Draft], timeout: float | None, *, exempt: bool) -> list[range]:
+        return self._room.store(drafts, timeout, exempt=exempt, check=self._door.check)
+
+    def _chunk_jobs(self) -> int:
+        buffer = self._config.buffer
+        return CHUNK_JOBS if buffer is None else min(CHUNK_JOBS, buffer)
+
+    def _is_handler_here(self) -> bool:
+        return self._runner is not None and self._runner.runs_here()
+
+    # --- starting and stopping ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """
+        Take jobs from now on: what is unfinished in the store, then what is sent.
+
+        Raises:
+            AlreadyStarted: It runs. StoreError: The store cannot be used; nothing was started.
+        """
+        with self._changing:
+            if self._runner is not None:
+                raise AlreadyStarted(self._config.name)
+            if getattr(multiprocessing.current_process(), "_inheriting", False):
+                raise ConfigError(
+                    "a child process for process=True handlers imports your main module, and that starts a worker; "
+                    'nothing was started here. Put the start under: if __name__ == "__main__":'
+                )
+            self.opened()
+            runner = Runner(self._store, self._committer, self._registry, self._config, self._events)
+            runner.start()
+            self._runner = runner
+            self._is_stopped = False
+            self._door.open()
+
+    def stop(self, timeout: float | None = None, *, drain: bool | None = None) -> None:
+        """
+        Take nothing more, let running handlers end, and close. What is unfinished stays stored.
+
+        May be called from anywhere, any number of times. From inside a handler, a send or a
+        signal handler that interrupted one, it returns at once and stops in the background.
+
+        Args:
+            timeout: Seconds for running handlers (with `drain`: for all); then async ones
+                and child processes are stopped, and threads left to themselves. Default:
+                `grace_s`; with `drain`, no limit.
+            drain: Finish all that is ready first. Default: only for ":memory:", where it
+                would be lost.
+        """
+        if self._must_not_wait():
+            threading.Thread(target=self.stop, args=(timeout,), kwargs={"drain": drain}, name="dutiful-stop").start()
+            return
+        with self._changing:
+            if self._is_stopped:
+                return
+            self._is_stopped = True
+            self._door.close(self._room.made)
+            self._stop(timeout, self._is_in_memory() if drain is None else drain)
+
+    def _must_not_wait(self) -> bool:
+        return self._is_handler_here() or self._door.is_inside() or self._committer.is_leading_here
+
+    def _stop(self, timeout: float | None, drain: bool) -> None:
+        runner = self._runner
+        if runner is None:
+            self._close()
+            return
+        until = None if drain and timeout is None else time.monotonic() + self._or_grace(timeout)
+        if drain:
+            runner.drain(until)
+        is_over = runner.stop(time.monotonic() + self._or_grace(timeout) if until is None else until)
+        self._runner = None
+        if is_over:
+            self._close()
+        else:
+            runner.when_over(self._close)
+
+    def _or_grace(self, timeout: float | None) -> float:
+        return self._config.grace_s if timeout is None else timeout
+
+    def _is_in_memory(self) -> bool:
+        return isinstance(self._store, SqliteStore) and self._store.in_memory
+
+    def _close(self) -> None:
+        self._committer.close()
+        if self._is_open:
+            if self._is_in_memory():
+                lost = self._store.unfinished()
+                if lost:
+                    self._events.emit(JobsLost(self._config.name, lost))
+            self._store.close()
+            self._is_open = False
+        if self._at_exit is not None:
+            self._at_exit.detach()
+            self._at_exit = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    # --- looking ------------------------------------------------------------------------------------------
+
+    def job(self, job_id: JobId) -> Job:
+        """Return the job with this id; asks the store only when it is used."""
+        return Job(self, job_id)
+
+    def jobs(
+        self,
+        *,
+        state: State | str | Sequence[State | str] = (),
+        task: str | None = None,
+        queue: str | None = None,
+        before: JobId | None = None,
+        limit: int = 100,
+    ) -> list[Record]:
+        """Return stored jobs, newest first, at most `limit`; `before` an id is the next page."""
+        states = [state] if isinstance(state, str) else state
+        return self.opened().find(Query(tuple(map(State, states)), task, queue, before, limit))
+
+    def counts(self) -> Counts:
+        """Count the jobs in the store by state."""
+        return self.opened().counts()
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that take jobs from this store, in all processes."""
+        return self.opened().workers()
+
+    # --- for our own parts ------------------------------------------------------------------------------------
+
+    def opened(self) -> Store:
+        """Return the store, opened if need be."""
+        if not self._is_open:
+            with self._changing:
+                if not self._is_open:
+                    self._store.open()
+                    self._is_open = True
+                    self._at_exit = weakref.finalize(self, _close_at_exit, self._committer, self._store)
+        return self._store
+
+    def watch(self, job_id: JobId, tell: Callable[[], None]) -> None:
+        """Have `tell` called when this worker finishes the job."""
+        self._committer.watched.setdefault(job_id, []).append(tell)
+
+    def unwatch(self, job_id: JobId, tell: Callable[[], None]) -> None:
+        """Take that back."""
+        waiting = self._committer.watched.get(job_id, [])
+        if tell in waiting:
+            waiting.remove(tell)
+        if not waiting:
+            self._committer.watched.pop(job_id, None)
+
+
+def _close_at_exit(committer: Committer, store: Store) -> None:
+    committer.close()
+    store.close()
+
+
+def _store_for(store: "str | os.PathLike[str] | Store | None", config: Config) -> Store:
+    if isinstance(store, Store):
+        return store
+    url = os.fspath(os.environ.get("DUTIFUL_STORE", DEFAULT_STORE) if store is None else store)
+    scheme, _, rest = url.partition("://")
+    if rest and scheme != "sqlite":
+        raise ConfigError(f"{scheme}:// is no store that this version knows; use a path, sqlite:///path or ':memory:'.")
+    path = rest[1:] if rest else url
+    if not path:
+        raise ConfigError(f"the store {url!r} names no file; give a path, or ':memory:'.")
+    return SqliteStore(
+        MEMORY if path == MEMORY else path, durability=config.durability, busy_s=config.busy_s, worker=config.name
+    )
+
+
+async def _in_chunks(payloads: "Iterable[object] | AsyncIterable[object]", size: int) -> Any:
+    chunk: list[object] = []
+    if isinstance(payloads, AsyncIterable):
+        async for payload in payloads:
+            chunk.append(payload)
+            if len(chunk) >= size:
+                yield chunk
+                chunk = []
+    else:
+        for payload in payloads:
+            chunk.append(payload)
+            if len(chunk) >= size:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,1 @@
+"""Real processes, really killed: kill -9, crash points, and power cuts replayed and real."""
