@@ -1,7 +1,7 @@
 """Who is inside `send` right now, so that `stop` can wait for them and nobody slips in after."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from dutiful.errors import WorkerStopped
@@ -34,7 +34,7 @@ class Door:
             raise WorkerStopped(self._worker)
 
     @contextmanager
-    def inside(self, who: object = None, *, exempt: bool = False) -> Iterator[None]:
+    def inside(self, who: object = None, *, exempt: bool = False) -> Generator[None]:
         """
         Be inside for the length of the block; `exempt` for handlers, who work on while we stop.
 

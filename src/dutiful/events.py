@@ -157,47 +157,75 @@ def write_log(event: Event) -> None:
         case JobFailed():
             log.warning(
                 "job %d (%s) failed in attempt %d, again in %.1f s: %s",
-                event.job_id, event.task, event.attempt, event.retry_s, event.error,
+                event.job_id,
+                event.task,
+                event.attempt,
+                event.retry_s,
+                event.error,
             )
         case JobDead():
             log.error(
-                "job %d (%s) is dead after attempt %d: %s", event.job_id, event.task, event.attempt, event.error
+                "job %d (%s) is dead after attempt %d: %s",
+                event.job_id,
+                event.task,
+                event.attempt,
+                event.error,
             )
         case AckLate():
             log.warning(
                 "job %d: attempt %d ended after it had lost the job; its outcome was not recorded",
-                event.job_id, event.attempt,
+                event.job_id,
+                event.attempt,
             )
         case WorkerRescued():
             log.warning(
                 "worker %s (pid %d) died; back in line: %d jobs it ran, %d it held",
-                event.dead_worker, event.dead_pid, event.running, event.waiting,
+                event.dead_worker,
+                event.dead_pid,
+                event.running,
+                event.waiting,
             )
         case TasksParked():
             log.warning(
                 "no handler here for %s; put back, looked at again in %.0f s",
-                ", ".join(f"{task} ({count} jobs)" for task, count in sorted(event.counts.items())), event.park_s,
+                ", ".join(f"{task} ({count} jobs)" for task, count in sorted(event.counts.items())),
+                event.park_s,
             )
         case HandlerStuck():
             log.error(
                 "job %d (%s) is still running after its timeout of %.1f s, and a thread cannot be stopped; "
                 "another slot was opened. Check ctx.cancelled in the handler, or use process=True",
-                event.job_id, event.task, event.timeout_s,
+                event.job_id,
+                event.task,
+                event.timeout_s,
             )
         case ResultDropped():
-            log.warning("job %d (%s) completed, but its result was not kept: %s", event.job_id, event.task, event.reason)
+            log.warning(
+                "job %d (%s) completed, but its result was not kept: %s",
+                event.job_id,
+                event.task,
+                event.reason,
+            )
         case WorkerStarted():
             log.info(
                 "worker %s started on %s: %d tasks, queues %s, concurrency %d",
-                event.worker, event.store, len(event.tasks), ", ".join(event.queues), event.concurrency,
+                event.worker,
+                event.store,
+                len(event.tasks),
+                ", ".join(event.queues),
+                event.concurrency,
             )
         case WorkerStopped():
             log.info(
                 "worker %s stopped; %d jobs given back, %d handlers still running",
-                event.worker, event.interrupted, event.still_running,
+                event.worker,
+                event.interrupted,
+                event.still_running,
             )
         case JobsLost():
-            log.warning("worker %s: the store in memory ends with %d unfinished jobs", event.worker, event.count)
+            log.warning(
+                "worker %s: the store in memory ends with %d unfinished jobs", event.worker, event.count
+            )
         case StoreTrouble():
             log.error("worker %s pauses: %s", event.worker, event.problem)
         case StoreRecovered():

@@ -1,19 +1,27 @@
 """A job as its sender sees it: `Job`, and the list that `send_many` returns."""
 
-import asyncio
 import bisect
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from dutiful.errors import JobFailed, JobNotFound, JobTimeout, WrongState
 from dutiful.job import FINISHED, AttemptError, JobId, Record, State
 from dutiful.payload import decode_plain
 from dutiful.store.contract import Edit, Store
 
+T = TypeVar("T")
+
 # Another process's completion is seen this often; our own worker's at once.
 LOOK_S = 0.01
+
+
+async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call something that blocks without blocking the event loop."""
+    import asyncio  # 20 ms, for those who use it
+
+    return await asyncio.to_thread(function, *args, **kwargs)
 
 
 class Desk(Protocol):
@@ -138,17 +146,19 @@ class Job:
         record = self.wait(timeout)
         if record.state is not State.COMPLETED:
             last = record.errors[-1] if record.errors else None
-            text = f"{last.type}: {last.message}\n{last.traceback}".rstrip() if last else "no error was recorded"
+            text = (
+                f"{last.type}: {last.message}\n{last.traceback}".rstrip() if last else "no error was recorded"
+            )
             raise JobFailed(self.id, record.state, text)
         return None if record.result is None else decode_plain(record.result)
 
     async def await_(self, timeout: float | None = None) -> Record:
         """`wait`, without blocking the event loop."""
-        return await asyncio.to_thread(self.wait, timeout)
+        return await in_thread(self.wait, timeout)
 
     async def aresult(self, timeout: float | None = None) -> Any:
         """`result`, without blocking the event loop; so is `await job`."""
-        return await asyncio.to_thread(self.result, timeout)
+        return await in_thread(self.result, timeout)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.aresult().__await__()
@@ -194,11 +204,11 @@ class Job:
 
     async def acancel(self) -> None:
         """`cancel`, without blocking the event loop."""
-        await asyncio.to_thread(self.cancel)
+        await in_thread(self.cancel)
 
     async def arefresh(self) -> Record:
         """`refresh`, without blocking the event loop."""
-        return await asyncio.to_thread(self.refresh)
+        return await in_thread(self.refresh)
 
 
 class Jobs(Sequence[Job]):

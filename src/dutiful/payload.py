@@ -153,7 +153,7 @@ def decoder(payload_type: Any, task: str | None = None) -> Callable[[str], Any]:
     The function raises `NotDecodable`, whatever goes wrong.
     """
     named = task if task is not None else task_name(payload_type)
-    read = _reader(payload_type)
+    read = reader(payload_type)
 
     def decode(text: str) -> Any:
         try:
@@ -191,7 +191,13 @@ def _read_model(model: Any) -> Callable[[str], Any]:
     return validate
 
 
-def _reader(payload_type: Any) -> Callable[[str], Any]:
+def reader(payload_type: Any) -> Callable[[str], Any]:
+    """
+    Return the bare function behind `decoder`, which raises whatever goes wrong.
+
+    Raises:
+        ConfigError: No text can be told to be of this type.
+    """
     if is_pydantic(payload_type):
         return _read_model(payload_type)
     try:

@@ -41,7 +41,7 @@ import msgspec
 
 from dutiful.core.retry import Retry
 from dutiful.errors import ConfigError, NotDecodable, NotEncodable, UnknownTask
-from dutiful.payload import check_name, decode_plain, decoder, is_payload_type, task_name
+from dutiful.payload import check_name, decode_plain, decoder, is_payload_type, reader, task_name
 
 Function: TypeAlias = Callable[..., Any]
 Key: TypeAlias = type | str
@@ -291,6 +291,8 @@ class Entry:
             to which the runner adds the Context as `ctx_name`. Raises `NotDecodable`.
         retry, timeout_s, queue: None means the worker's default.
         payload_type: What the payload is decoded into; Any for plain or spread values.
+        plain: For the simplest handlers, which take one payload in a thread and nothing else:
+            from the text to that argument, raising whatever goes wrong. None for all others.
         given_type, spread: What this entry was made with, to make it again in a child process.
     """
 
@@ -301,9 +303,11 @@ class Entry:
         "given_type",
         "kind",
         "payload_type",
+        "plain",
         "queue",
         "retry",
         "spread",
+        "takes_whole",
         "task",
         "timeout_s",
     )
@@ -322,6 +326,8 @@ class Entry:
         self.spread = handler.spread
         self.payload_type: Any = Any
         self.arguments: Callable[[str], Arguments]
+        self.plain: Callable[[str], Any] | None = None
+        self.takes_whole = True
         if payload_type is not None:
             self.payload_type = payload_type
             self.arguments = _whole(asks, payload_type, task)
@@ -329,9 +335,25 @@ class Entry:
             self.payload_type = Any if asks.takes_any else asks.parameters[0].annotation
             self.arguments = _whole(asks, self.payload_type, task)
         elif asks.parameters or asks.takes_extra:
+            self.takes_whole = False
             self.arguments = _spread(asks, task)
         else:
             self.arguments = _nothing(task)
+            return
+        self.plain = self._plain(asks)
+
+    def _plain(self, asks: Asks) -> Callable[[str], Any] | None:
+        by_position = asks.takes_any or (bool(asks.parameters) and asks.parameters[0].by_position)
+        if (
+            self.spread
+            or self.kind is not Kind.THREAD
+            or self.ctx_name is not None
+            or self.timeout_s is not None
+            or not by_position
+            or not self.takes_whole
+        ):
+            return None
+        return reader(self.payload_type)
 
 
 def _asks_for_whole(asks: Asks) -> bool:

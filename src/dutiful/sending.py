@@ -1,10 +1,8 @@
-"""From a payload to a stored job: drafts, the bound on unfinished jobs, and the async edge."""
+"""From a payload to a stored job: drafts, and the bound on unfinished jobs."""
 
-import asyncio
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 
@@ -12,7 +10,7 @@ from dutiful.config import Config
 from dutiful.errors import BufferFull, ConfigError
 from dutiful.payload import check_name, encode
 from dutiful.registry import Registry
-from dutiful.store.committer import Committer, Sending
+from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft
 
 # send_many commits once per chunk: larger ones gain little (bench/), and make others wait longer.
@@ -64,7 +62,9 @@ class Drafting:
         task = options.task or self._registry.task_of(payload)
         return options.draft(task, [encode(payload, task, self._config.payload_bytes_max)])
 
-    def chunks(self, payloads: Iterable[object], options: SendingOptions, jobs_max: int) -> Iterator[list[Draft]]:
+    def chunks(
+        self, payloads: Iterable[object], options: SendingOptions, jobs_max: int
+    ) -> Iterator[list[Draft]]:
         """
         Return drafts of many jobs, a chunk at a time; a chunk is read only when it is asked for.
 
@@ -107,7 +107,9 @@ class Room:
         with self._made:
             self._made.notify_all()
 
-    def store(self, drafts: list[Draft], timeout: float | None, *, exempt: bool, check: Callable[[], None]) -> list[range]:
+    def store(
+        self, drafts: list[Draft], timeout: float | None, *, exempt: bool, check: Callable[[], None]
+    ) -> list[range]:
         """
         Store drafts, waiting for room; return the ids, in order.
 
@@ -133,45 +135,6 @@ class Room:
             raise BufferFull(self._buffer or 0, timeout or 0.0)
         with self._made:
             self._made.wait(rest_s)
-
-
-class AsyncEdge:
-    """Lets many coroutines share commits, as threads do, without a thread each."""
-
-    def __init__(self, committer: Committer) -> None:
-        self._committer = committer
-        self._loops: dict[asyncio.AbstractEventLoop, deque[tuple[asyncio.Future[None], Sending]]] = {}
-
-    async def store(self, drafts: list[Draft]) -> list[range]:
-        """Store drafts; return the ids, in order."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        sending = Sending(drafts, lambda done: self._done(loop, future, done))
-        self._committer.post(sending)
-        await future
-        if sending.error is not None:
-            raise sending.error
-        return sending.stored
-
-    def _done(self, loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]", sending: Sending) -> None:
-        # In the committer's thread. A thousand at once wake the loop once: a call from another
-        # thread costs it a write to a pipe.
-        waiting = self._loops.get(loop)
-        if waiting is not None:
-            waiting.append((future, sending))
-            return
-        self._loops[loop] = deque([(future, sending)])
-        try:
-            loop.call_soon_threadsafe(self._tell, loop)
-        except RuntimeError:  # the loop is closed: nobody waits any more; the job is stored
-            self._loops.pop(loop, None)
-
-    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
-        waiting = self._loops.pop(loop)
-        while waiting:
-            future, _sending = waiting.popleft()
-            if not future.done():
-                future.set_result(None)
 
 
 def _rest(drafts: list[Draft], stored: list[range]) -> list[Draft]:
@@ -200,13 +163,15 @@ def _instant(run_at: datetime | None) -> int | None:
         return None
     if not isinstance(run_at, datetime) or run_at.tzinfo is None:
         raise ConfigError(
-            f"run_at is {run_at!r}; it must be a datetime with a time zone, such as datetime.now(timezone.utc). "
-            "Nothing was stored."
+            f"run_at is {run_at!r}; it must be a datetime with a time zone, such as "
+            "datetime.now(timezone.utc). Nothing was stored."
         )
     return round(run_at.timestamp() * 1000)
 
 
 def _priority(priority: int) -> int:
     if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > PRIORITY_MAX:
-        raise ConfigError(f"priority is {priority!r}; it must be an integer within 32 bits. Nothing was stored.")
+        raise ConfigError(
+            f"priority is {priority!r}; it must be an integer within 32 bits. Nothing was stored."
+        )
     return priority

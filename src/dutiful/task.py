@@ -7,7 +7,7 @@ own, and may change with a deploy.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from dutiful.errors import ConfigError
@@ -22,9 +22,11 @@ J_co = TypeVar("J_co", covariant=True)
 class Sender(Protocol[J_co]):
     """What a task needs of its worker; `J_co` is what `send` returns, a Job."""
 
-    def send(self, payload: Any, *, task: str, **options: Any) -> J_co: ...
+    @property
+    def send(self) -> Callable[..., J_co]: ...
 
-    async def asend(self, payload: Any, *, task: str, **options: Any) -> J_co: ...
+    @property
+    def asend(self) -> Callable[..., Coroutine[Any, Any, J_co]]: ...
 
 
 class Task(Generic[P, R, J]):

@@ -1,15 +1,15 @@
 """The front door: `Worker`."""
 
-import asyncio
-import multiprocessing
+import dataclasses
 import os
+import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from dutiful import config as settings
 from dutiful.config import Config, Keep
@@ -17,15 +17,18 @@ from dutiful.core.retry import Retry
 from dutiful.door import Door
 from dutiful.errors import AlreadyStarted, ConfigError, DutifulError
 from dutiful.events import Events, JobsLost
-from dutiful.handle import Job, Jobs
+from dutiful.handle import Job, Jobs, in_thread
 from dutiful.job import JobId, Record, State
 from dutiful.registry import Handler, Registry
 from dutiful.runner.runner import Runner
-from dutiful.sending import CHUNK_JOBS, AsyncEdge, Drafting, Room, SendingOptions
+from dutiful.sending import CHUNK_JOBS, Drafting, Room, SendingOptions
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Counts, Draft, Query, Store, WorkerInfo
 from dutiful.store.sqlite import MEMORY, SqliteStore
 from dutiful.task import Task
+
+if TYPE_CHECKING:
+    from dutiful.async_edge import AsyncEdge
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,7 +111,7 @@ class Worker:
         self._drafting = Drafting(self._registry, self._config)
         self._room = Room(self._committer, buffer)
         self._committer.room_made = self._room.made
-        self._async = AsyncEdge(self._committer)
+        self._async: AsyncEdge | None = None
         self._door = Door(name)
         self._runner: Runner | None = None
         self._changing = threading.RLock()
@@ -119,6 +122,23 @@ class Worker:
     def __repr__(self) -> str:
         state = "started" if self._runner else "stopped" if self._is_stopped else "not started"
         return f"<Worker {self._config.name!r} on {self._store.label}, {state}>"
+
+    def configure(self, *, concurrency: int | None = None, queues: str | Sequence[str] | None = None) -> None:
+        """
+        Replace settings before the start, as `dutiful run --concurrency` does.
+
+        Raises:
+            ConfigError: A value is wrong. AlreadyStarted: It runs with the settings that it has.
+        """
+        with self._changing:
+            if self._runner is not None:
+                raise AlreadyStarted(self._config.name)
+            self._config = dataclasses.replace(
+                self._config,
+                concurrency=self._config.concurrency if concurrency is None else concurrency,
+                queues=self._config.queues if queues is None else settings.queues(queues),
+            )
+            self._drafting = Drafting(self._registry, self._config)
 
     # --- handlers ------------------------------------------------------------------------------
 
@@ -186,11 +206,15 @@ class Worker:
         """
         if callable(fn):
             return self._as_task(fn, None, options)
-        return lambda function: self._as_task(function, fn, options)
+
+        def make(function: Callable[P, R]) -> Task[P, R, Job]:
+            return self._as_task(function, fn, options)
+
+        return make
 
     def _as_task(self, fn: Callable[P, R], name: str | None, options: dict[str, Any]) -> Task[P, R, Job]:
         chosen = name or str(getattr(fn, "__qualname__", "")).rpartition("<locals>.")[2]
-        made = Task(fn, name=chosen, sender=self)
+        made: Task[P, R, Job] = Task(fn, name=chosen, sender=self)
         self._registry[chosen] = Handler(fn, spread=True, **options)
         return made
 
@@ -296,7 +320,7 @@ class Worker:
     ) -> Job:
         """`send`, without blocking the event loop; same promise, same errors. Many at once share commits."""
         if self._config.buffer is not None:
-            return await asyncio.to_thread(
+            return await in_thread(
                 self.send,
                 payload,
                 task=task,
@@ -310,9 +334,16 @@ class Worker:
         exempt = self._is_handler_here() and self._runner is not None
         with self._door.inside(object(), exempt=exempt):
             if not self._is_open:
-                await asyncio.to_thread(self.opened)
+                await in_thread(self.opened)
             draft = self._routed(self._drafting.one(payload, options), queue)
-            return Job(self, (await self._async.store([draft]))[0][0])
+            return Job(self, (await self._edge().store([draft]))[0][0])
+
+    def _edge(self) -> "AsyncEdge":
+        if self._async is None:
+            from dutiful.async_edge import AsyncEdge  # asyncio takes 20 ms, for those who use it
+
+            self._async = AsyncEdge(self._committer)
+        return self._async
 
     async def asend_many(
         self,
@@ -328,7 +359,7 @@ class Worker:
         """`send_many`, without blocking the event loop; payloads may come asynchronously."""
         ranges: list[range] = []
         async for chunk in _in_chunks(payloads, self._chunk_jobs()):
-            sent = await asyncio.to_thread(
+            sent = await in_thread(
                 self.send_many,
                 chunk,
                 task=task,
@@ -350,7 +381,13 @@ class Worker:
         priority: int,
     ) -> SendingOptions:
         return SendingOptions(
-            self._registry, self._config, task=task, queue=queue, delay=delay, run_at=run_at, priority=priority
+            self._registry,
+            self._config,
+            task=task,
+            queue=queue,
+            delay=delay,
+            run_at=run_at,
+            priority=priority,
         )
 
     def _routed(self, draft: Draft, queue: str | None) -> Draft:
@@ -384,10 +421,10 @@ class Worker:
         with self._changing:
             if self._runner is not None:
                 raise AlreadyStarted(self._config.name)
-            if getattr(multiprocessing.current_process(), "_inheriting", False):
+            if _is_spawned_child_importing():
                 raise ConfigError(
-                    "a child process for process=True handlers imports your main module, and that starts a worker; "
-                    'nothing was started here. Put the start under: if __name__ == "__main__":'
+                    "a child process for process=True handlers imports your main module, and that starts a "
+                    'worker; nothing was started here. Put the start under: if __name__ == "__main__":'
                 )
             self.opened()
             runner = Runner(self._store, self._committer, self._registry, self._config, self._events)
@@ -411,7 +448,9 @@ class Worker:
                 would be lost.
         """
         if self._must_not_wait():
-            threading.Thread(target=self.stop, args=(timeout,), kwargs={"drain": drain}, name="dutiful-stop").start()
+            threading.Thread(
+                target=self.stop, args=(timeout,), kwargs={"drain": drain}, name="dutiful-stop"
+            ).start()
             return
         with self._changing:
             if self._is_stopped:
@@ -467,13 +506,13 @@ class Worker:
         self.stop()
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self.start)
+        await in_thread(self.start)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.stop)
+        await in_thread(self.stop)
 
     # --- looking ------------------------------------------------------------------------------------------
 
@@ -502,7 +541,7 @@ class Worker:
         """Return the workers that take jobs from this store, in all processes."""
         return self.opened().workers()
 
-    # --- for our own parts ------------------------------------------------------------------------------------
+    # --- for our own parts --------------------------------------------------------------------------
 
     def opened(self) -> Store:
         """Return the store, opened if need be."""
@@ -527,6 +566,12 @@ class Worker:
             self._committer.watched.pop(job_id, None)
 
 
+def _is_spawned_child_importing() -> bool:
+    # Not imported for this question alone: a spawned child has it.
+    spawning = sys.modules.get("multiprocessing.process")
+    return spawning is not None and getattr(spawning.current_process(), "_inheriting", False)
+
+
 def _close_at_exit(committer: Committer, store: Store) -> None:
     committer.close()
     store.close()
@@ -538,28 +583,34 @@ def _store_for(store: "str | os.PathLike[str] | Store | None", config: Config) -
     url = os.fspath(os.environ.get("DUTIFUL_STORE", DEFAULT_STORE) if store is None else store)
     scheme, _, rest = url.partition("://")
     if rest and scheme != "sqlite":
-        raise ConfigError(f"{scheme}:// is no store that this version knows; use a path, sqlite:///path or ':memory:'.")
+        raise ConfigError(
+            f"{scheme}:// is no store that this version knows; use a path, sqlite:///path or ':memory:'."
+        )
     path = rest[1:] if rest else url
     if not path:
         raise ConfigError(f"the store {url!r} names no file; give a path, or ':memory:'.")
     return SqliteStore(
-        MEMORY if path == MEMORY else path, durability=config.durability, busy_s=config.busy_s, worker=config.name
+        MEMORY if path == MEMORY else path,
+        durability=config.durability,
+        busy_s=config.busy_s,
+        worker=config.name,
     )
 
 
-async def _in_chunks(payloads: "Iterable[object] | AsyncIterable[object]", size: int) -> Any:
+async def _in_chunks(
+    payloads: "Iterable[object] | AsyncIterable[object]", size: int
+) -> AsyncGenerator[list[object]]:
+    source = payloads if isinstance(payloads, AsyncIterable) else _asynchronous(payloads)
     chunk: list[object] = []
-    if isinstance(payloads, AsyncIterable):
-        async for payload in payloads:
-            chunk.append(payload)
-            if len(chunk) >= size:
-                yield chunk
-                chunk = []
-    else:
-        for payload in payloads:
-            chunk.append(payload)
-            if len(chunk) >= size:
-                yield chunk
-                chunk = []
+    async for payload in source:
+        chunk.append(payload)
+        if len(chunk) >= size:
+            yield chunk
+            chunk = []
     if chunk:
         yield chunk
+
+
+async def _asynchronous(payloads: Iterable[object]) -> AsyncGenerator[object]:
+    for payload in payloads:
+        yield payload

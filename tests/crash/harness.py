@@ -109,7 +109,7 @@ class Program:
             line = self._line(start)
         if line is None:
             raise Silent(
-                f"no {start!r} within {timeout_s} s; it said {self.lines[-5:]}\n{self.errors[-3000:]}"
+                f"no {start!r} within {timeout_s} s; it said {self.lines[-5:]}\n{self._stacks()}"
             )
         return line
 
@@ -126,10 +126,17 @@ class Program:
         try:
             status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise Silent(f"not ended within {timeout_s} s\n{self.errors[-3000:]}") from error
+            raise Silent(f"not ended within {timeout_s} s\n{self._stacks()}") from error
         for reader in self._readers:
             reader.join(timeout_s)
         return status
+
+    def _stacks(self) -> str:
+        """Return what it wrote to its standard error, where each thread stands included."""
+        if self.running:
+            self.signal(signal.SIGUSR1)
+            time.sleep(0.5)
+        return self.errors[-20_000:]
 
     def kill(self) -> None:
         """SIGKILL the whole group, and reap it. Harmless if it has ended."""

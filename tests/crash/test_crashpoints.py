@@ -11,6 +11,7 @@ from tests.crash.harness import CRASHED, CRASHPOINTS, Books, crashing, program, 
 
 APP = Path(__file__).parent / "programs" / "app.py"
 SENDING = ("--senders", "2", "--jobs", "20", "--job-s", "0.002")
+CLAIMING = ("--concurrency", "1", "--job-s", "0.03")  # a few jobs a claim, so that there are many claims
 RESCUING = ("rescue.before_commit", "rescue.after_commit")
 MIGRATING = ("migrate.middle",)
 WORKING = tuple(point for point in CRASHPOINTS if point not in RESCUING + MIGRATING)
@@ -44,7 +45,7 @@ def test_a_crash_at_a_point_of_work_breaks_no_promise(tmp_path: Path, point: str
     """Jobs wait in the store and others are sent meanwhile; the process dies; the next one finishes."""
     books = Books(tmp_path)
     _send_first(books)
-    _crash(books, point, nth, *SENDING)
+    _crash(books, point, nth, *(CLAIMING if point == "claim.after_commit" else SENDING))
     _finish(books)
 
     assert books.problems() == []

@@ -11,25 +11,31 @@ from dataclasses import dataclass
 AHEAD_S = 0.1
 AHEAD_JOBS_MAX = 4096  # beyond this a batch gains nothing (bench/), and a stop gives more back
 AHEAD_BYTES_MAX = 16 * 1024 * 1024
-PACE_WINDOW_S = 0.02  # long enough to count something, short enough to follow a change
+PACE_WINDOW_S = 0.005  # long enough to count something, short enough to follow a change
+PACE_KEPT_S = 1.0  # after a longer silence the next jobs may be of another kind
 
 
 @dataclass(slots=True)
 class Pace:
-    """Jobs finished per second, lately. Told the time; keeps no clock."""
+    """Jobs that the handlers can finish per second, as seen lately. Told the time; keeps no clock."""
 
     per_s: float = 0.0
     finished: int = 0
     since_s: float = 0.0
 
-    def look(self, finished: int, now_s: float) -> float:
-        """Take the count of all jobs finished so far; return the pace per second."""
+    def look(self, finished: int, now_s: float, *, is_idle: bool) -> float:
+        """
+        Take the count of all jobs finished so far; return the pace per second.
+
+        `is_idle`: the handlers have finished all they were given, so they could have done
+        more than what was seen: then the pace does not fall.
+        """
         passed_s = now_s - self.since_s
         if passed_s >= PACE_WINDOW_S:
             seen = (finished - self.finished) / passed_s
-            # Fall at once, rise half-way: to hold too much is worse than to hold too little.
-            self.per_s = seen if seen < self.per_s else (self.per_s + seen) / 2
-            self.finished, self.since_s = finished, now_s
+            if is_idle and passed_s < PACE_KEPT_S:
+                seen = max(seen, self.per_s)
+            self.per_s, self.finished, self.since_s = seen, finished, now_s
         return self.per_s
 
 

@@ -6,10 +6,9 @@ One attempt, from claim to outcome.
 Nothing that a handler does gets past here: what it raises, returns or becomes is a Result.
 """
 
-import asyncio
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,8 @@ from dutiful.job import (
     Cancel,
     Claim,
     Completed,
-    Crashed,
     Discard,
     ErrorInfo,
-    Failed,
     Interrupted,
     JobId,
     Result,
@@ -36,28 +33,28 @@ from dutiful.job import (
 )
 from dutiful.payload import encode_result
 from dutiful.registry import Entry, Kind, Registry
-from dutiful.runner.coroutines import Coroutines
-from dutiful.runner.failure import error_info
+from dutiful.runner.failure import error_info, failed, timed_out
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Marks, Owner, Store
 
 if TYPE_CHECKING:
+    from dutiful.runner.coroutines import Coroutines
     from dutiful.runner.processes import ChildPool, HandlerRef
 
 
 class Attempt:
     """A job that runs right now."""
 
-    __slots__ = ("cancelled", "claim", "ctx", "entry", "is_over", "slot", "task", "timed_out")
+    __slots__ = ("cancelled", "claim", "ctx", "entry", "is_over", "slot", "timed_out", "was_stopped")
 
     def __init__(self, claim: Claim, entry: Entry, slot: int) -> None:
         self.claim = claim
         self.entry = entry
         self.slot = slot
         self.ctx: Context | None = None
-        self.task: asyncio.Task[Any] | None = None
         self.cancelled = False
         self.timed_out = False
+        self.was_stopped = False
         self.is_over = False
 
     def ask_to_stop(self) -> None:
@@ -96,7 +93,7 @@ class Attempts:
         self._free = free
         self._watch = watch
         self._suspect_over = suspect_over
-        self._coroutines = Coroutines()
+        self._coroutines: Coroutines | None = None
         self._children: ChildPool | None = None
         self._refs: dict[Entry, HandlerRef] = {}
         self._making = threading.Lock()
@@ -121,11 +118,44 @@ class Attempts:
         if entry is None:  # its handler was taken away after the claim
             self._never_ran(claim, Interrupted(), self._config.retry)
             return True
+        if entry.plain is not None and not claim.crashes and claim.payload is not None:
+            try:
+                argument = entry.plain(claim.payload)
+            except Exception:  # noqa: BLE001, S110  # told below, where it is decoded again
+                pass
+            else:
+                self._run_plain(claim, slot, entry, argument)
+                return True
+        return self._run_fully(claim, slot, entry)
+
+    def _run_plain(self, claim: Claim, slot: int, entry: Entry, argument: object) -> None:
+        """
+        The hot path: a thread's handler without context or timeout.
+
+        There is nothing to cancel or to stop, so no Attempt is kept of it.
+        """
+        self._marks[slot] = claim.id
+        if ARMED:
+            crashpoint("handler.before")
+        try:
+            value = entry.fn(argument)
+        except BaseException as error:  # noqa: BLE001  # SystemExit too: it is the handler's, not ours
+            self._marks[slot] = 0
+            self.end(claim, failed(claim, error, self._retry(entry)), self._retry(entry))
+        else:
+            if ARMED:
+                crashpoint("handler.after")
+            self._marks[slot] = 0
+            if value is None:
+                self._committer.complete(claim.id, claim.attempt)
+            else:
+                self.end(claim, self._valued(claim, value), self._retry(entry))
+        self.finished += 1
+
+    def _run_fully(self, claim: Claim, slot: int, entry: Entry) -> bool:
         attempt = Attempt(claim, entry, slot)
         try:
-            if claim.payload is None:
-                raise NotDecodable(claim.task, "the stored value is no text")
-            args, kwargs = entry.arguments(claim.payload)
+            args, kwargs = _arguments(entry, claim)
         except NotDecodable as error:
             self._never_ran(claim, Discard(str(error)), self._retry(entry), error_info(error))
             return True
@@ -135,7 +165,7 @@ class Attempts:
         self.running[slot] = attempt
         self._marks[slot] = claim.id
         if entry.kind is Kind.ASYNC:
-            self._coroutines.start(self._run_async(attempt, args, kwargs))
+            self._event_loop().start(attempt, args, kwargs)
             return False
         if entry.kind is Kind.PROCESS:
             self._run_in_child(attempt)
@@ -157,49 +187,22 @@ class Attempts:
             crashpoint("handler.before")
         try:
             value = entry.fn(*args, **kwargs)
-        except BaseException as error:  # noqa: BLE001  # SystemExit too: it is the handler's, not ours
+        except BaseException as error:  # noqa: BLE001  # as above
             self._over(attempt, self._failed(attempt, error))
         else:
-            if value is None and attempt.ctx is None and not attempt.timed_out and not attempt.claim.crashes:
-                self._completed(attempt)
-            else:
-                self._over(attempt, self._returned(attempt, value))
-        if ARMED:
-            crashpoint("handler.after")
-
-    def _completed(self, attempt: Attempt) -> None:
-        """The hot path of `_over`: no result, no context, nothing special."""
-        claim = attempt.claim
-        self._marks[attempt.slot] = 0
-        self.running.pop(attempt.slot, None)
-        attempt.is_over = True
-        self.finished += 1
-        self._committer.complete(claim.id, claim.attempt)
-
-    async def _run_async(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        attempt.task = asyncio.current_task()
-        result: Result
-        try:
-            if attempt.cancelled:
-                raise asyncio.CancelledError
-            async with asyncio.timeout(attempt.entry.timeout_s):
-                value = await attempt.entry.fn(*args, **kwargs)
-        except BaseException as error:  # noqa: BLE001  # asyncio would end the loop on SystemExit
-            result = self._failed(attempt, error)
-        else:
-            result = self._returned(attempt, value)
-        self._over(attempt, result)
-        self._free(attempt.slot)
+            if ARMED:
+                crashpoint("handler.after")
+            self._over(attempt, self._returned(attempt, value))
 
     def _run_in_child(self, attempt: Attempt) -> None:
-        from dutiful.runner.children import run_in_child  # noqa: PLC0415  # 60 ms, for those who use it
+        from dutiful.runner.children import run_in_child  # 60 ms, for those who use it
 
         entry = attempt.entry
         result, unencodable = run_in_child(
-            self._child_pool(), attempt, self._config, self._reference(entry), self._retry(entry)
+            self._child_pool(), attempt.claim, entry, self._reference(entry), self._config, self._retry(entry)
         )
         if unencodable is not None:
-            self._dropped(attempt, unencodable)
+            self._dropped(attempt.claim, unencodable)
         self._over(attempt, result)
 
     def _over(self, attempt: Attempt, result: Result) -> None:
@@ -216,16 +219,16 @@ class Attempts:
 
     # --- outcomes -------------------------------------------------------------------------------
 
-    def end(
-        self, claim: Claim, result: Result, retry: Retry, *, error: ErrorInfo | None = None
-    ) -> None:
+    def end(self, claim: Claim, result: Result, retry: Retry, *, error: ErrorInfo | None = None) -> None:
         """Decide what becomes of the job, and have it written."""
         if isinstance(result, Completed) and result.value is None:
             self._committer.complete(claim.id, claim.attempt)
             return
         ack = after(claim, result, retry, self._config.max_crashes, random.random())  # noqa: S311  # jitter
         if error is not None:
-            ack = type(ack)(ack.id, ack.attempt, ack.state, ack.failures, ack.crashes, ack.delay_s, None, error)
+            ack = type(ack)(
+                ack.id, ack.attempt, ack.state, ack.failures, ack.crashes, ack.delay_s, None, error
+            )
         self._committer.ack(ack)
         if ack.error is not None:
             said = f"{ack.error.type}: {ack.error.message}"
@@ -245,27 +248,29 @@ class Attempts:
 
     def _returned(self, attempt: Attempt, value: object) -> Result:
         if attempt.timed_out:
-            return _timed_out(attempt)
+            return timed_out(attempt.entry.timeout_s)
+        return self._valued(attempt.claim, value)
+
+    def _valued(self, claim: Claim, value: object) -> Result:
         if isinstance(value, Snooze | Cancel | Discard):
             return value
         try:
             return Completed(encode_result(value, self._config.result_bytes_max))
         except NotEncodable as error:
-            self._dropped(attempt, error.reason)
+            self._dropped(claim, error.reason)
             return Completed()
 
-    def _dropped(self, attempt: Attempt, reason: str) -> None:
-        claim = attempt.claim
+    def _dropped(self, claim: Claim, reason: str) -> None:
         self._events.emit(ResultDropped(self._worker, claim.id, claim.task, reason))
 
     def _failed(self, attempt: Attempt, error: BaseException) -> Result:
         if attempt.cancelled:
             return Cancel("cancelled while it ran")
-        if attempt.timed_out or (isinstance(error, TimeoutError) and _is_ours(error, attempt)):
-            return _timed_out(attempt)
-        if isinstance(error, asyncio.CancelledError) and self.is_stopping:
+        if attempt.timed_out:
+            return timed_out(attempt.entry.timeout_s)
+        if attempt.was_stopped:
             return Interrupted()
-        return failed(attempt, error, self._retry(attempt.entry))
+        return failed(attempt.claim, error, self._retry(attempt.entry))
 
     # --- from outside -----------------------------------------------------------------------------
 
@@ -279,6 +284,7 @@ class Attempts:
     def interrupt_all(self) -> None:
         """Stop what runs, as its kind allows, because the worker ends."""
         for attempt in list(self.running.values()):
+            attempt.was_stopped = True
             self._stop(attempt, "stop")
 
     def ask_all_to_stop(self) -> None:
@@ -289,7 +295,7 @@ class Attempts:
     def _stop(self, attempt: Attempt, why: Any) -> None:
         attempt.ask_to_stop()
         if attempt.entry.kind is Kind.ASYNC:
-            self._coroutines.call(_cancel_task, attempt)
+            self._event_loop().cancel(attempt)
         elif attempt.entry.kind is Kind.PROCESS and self._children is not None:
             self._children.kill(attempt.claim.id, why)
 
@@ -306,72 +312,62 @@ class Attempts:
     def give_up_lease(self, attempt: Attempt) -> None:
         """A stuck thread has had its time: let another attempt have the job. Its own outcome will be late."""
         if not attempt.is_over:
-            self.end(attempt.claim, _timed_out(attempt), self._retry(attempt.entry))
+            self.end(attempt.claim, timed_out(attempt.entry.timeout_s), self._retry(attempt.entry))
 
     # --- helpers ------------------------------------------------------------------------------------
 
     @contextmanager
-    def _transaction(self, attempt: Attempt) -> Iterator[Any]:
-        with self._store.transaction(attempt.claim, self._worker) as connection:
+    def _transaction(self, attempt: Attempt) -> Generator[Any]:
+        with self._store.transaction(attempt.claim) as connection:
             yield connection
         assert attempt.ctx is not None
         attempt.ctx.is_completed = True
         self._committer.told(attempt.claim.id)
 
+    def _event_loop(self) -> "Coroutines":
+        with self._making:
+            if self._coroutines is None:
+                from dutiful.runner.coroutines import Coroutines  # 20 ms, for those who use it
+
+                self._coroutines = Coroutines(self._async_ended)
+            return self._coroutines
+
+    def _async_ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
+        result = self._returned(attempt, value) if error is None else self._failed(attempt, error)
+        self._over(attempt, result)
+        self._free(attempt.slot)
+
     def _child_pool(self) -> "ChildPool":
         with self._making:
             if self._children is None:
-                from dutiful.runner.processes import ChildPool  # noqa: PLC0415  # as above
+                from dutiful.runner.processes import ChildPool  # as above
 
                 self._children = ChildPool(held_fd=self._store.held_fd(self._owner))
             return self._children
 
     def _reference(self, entry: Entry) -> "HandlerRef":
-        from dutiful.runner.processes import HandlerRef  # noqa: PLC0415  # as above
+        from dutiful.runner.processes import HandlerRef  # as above
 
         if entry not in self._refs:
-            self._refs[entry] = HandlerRef.to(
-                entry.fn, entry.task, entry.given_type, spread=entry.spread
-            )
+            self._refs[entry] = HandlerRef.to(entry.fn, entry.task, entry.given_type, spread=entry.spread)
         return self._refs[entry]
 
     def end_all(self) -> None:
         """Give back the event loop and the child processes."""
-        self._coroutines.end()
         with self._making:
             children, self._children = self._children, None
+            coroutines, self._coroutines = self._coroutines, None
+        if coroutines is not None:
+            coroutines.end()
         if children is not None:
             children.close()
 
     def runs_here(self) -> bool:
         """Whether this very thread is the one that runs async handlers."""
-        return self._coroutines.runs_here()
+        return self._coroutines is not None and self._coroutines.runs_here()
 
 
-def failed(attempt: Attempt, error: BaseException, retry: Retry) -> Result:
-    """Return the result of an attempt whose handler raised, by its policy."""
-    try:
-        after_s = retry.after_s(error, attempt.claim.failures + 1)
-    except Exception as policy_error:  # noqa: BLE001  # the user's function; the job is retried by the backoff
-        policy_error.__cause__ = error
-        return Failed(error_info(policy_error))
-    return Failed(error_info(error), after_s)
-
-
-def crashed(what: str) -> Result:
-    """Return the result of an attempt whose process died."""
-    return Crashed(ErrorInfo("WorkerDied", f"worker died while running the job: {what}"))
-
-
-def _timed_out(attempt: Attempt) -> Result:
-    return Failed(ErrorInfo("TimeoutError", f"the handler ran longer than its timeout of {attempt.entry.timeout_s} s"))
-
-
-def _is_ours(error: TimeoutError, attempt: Attempt) -> bool:
-    # asyncio.timeout turns the cancellation that it made itself into a TimeoutError without a text.
-    return attempt.entry.kind is Kind.ASYNC and attempt.entry.timeout_s is not None and not error.args
-
-
-def _cancel_task(attempt: Attempt) -> None:
-    if attempt.task is not None:
-        attempt.task.cancel()
+def _arguments(entry: Entry, claim: Claim) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if claim.payload is None:
+        raise NotDecodable(claim.task, "the stored value is no text")
+    return entry.arguments(claim.payload)

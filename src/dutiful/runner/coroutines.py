@@ -1,62 +1,79 @@
-"""One event loop in one thread, for async handlers; started when the first of them comes."""
+"""
+Async handlers: one event loop in one thread, started when the first of them comes.
+
+Whatever a handler does, its attempt ends here with a value or an error: a SystemExit that
+reached asyncio would end the loop for all.
+"""
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dutiful.runner.attempt import Attempt
+
+Ended = Callable[["Attempt", object, BaseException | None], None]
 
 
 class Coroutines:
-    """Runs coroutines on an event loop of its own."""
+    """
+    Runs attempts of async handlers.
 
-    def __init__(self) -> None:
-        self._starting = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+    Args:
+        ended: Called in the loop's thread with an attempt, and its value or its error.
+    """
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine, which must not raise."""
-        loop = self._running_loop()
-        loop.call_soon_threadsafe(self._start, coroutine)
-
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        assert self._loop is not None
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)  # the loop itself keeps only weak references
-        task.add_done_callback(self._tasks.discard)
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        with self._starting:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._run, name="dutiful-async", daemon=True)
-                self._thread.start()
-            return self._loop
+    def __init__(self, ended: Ended) -> None:
+        self._ended = ended
+        self._tasks: dict[Attempt, asyncio.Task[None]] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="dutiful-async", daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
-        assert self._loop is not None
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+
+    def start(self, attempt: "Attempt", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run an attempt."""
+        self._loop.call_soon_threadsafe(self._start, attempt, args, kwargs)
+
+    def _start(self, attempt: "Attempt", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        task = self._loop.create_task(self._attempt(attempt, args, kwargs))
+        self._tasks[attempt] = task  # the loop itself keeps only weak references
+
+    async def _attempt(self, attempt: "Attempt", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        value: object = None
+        failure: BaseException | None = None
+        limit = asyncio.timeout(attempt.entry.timeout_s)
+        try:
+            async with limit:
+                value = await attempt.entry.fn(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001  # see above
+            failure = error
+        attempt.timed_out = limit.expired() and failure is not None
+        self._tasks.pop(attempt, None)
+        self._ended(attempt, value, failure)
+
+    def cancel(self, attempt: "Attempt") -> None:
+        """Cancel an attempt, from any thread."""
+        self._loop.call_soon_threadsafe(self._cancel, attempt)
+
+    def _cancel(self, attempt: "Attempt") -> None:
+        # Starts and cancels come through one queue, in order, so it has been started.
+        task = self._tasks.get(attempt)
+        if task is not None:
+            task.cancel()
 
     def runs_here(self) -> bool:
         """Whether this very thread is the event loop's."""
         return self._thread is threading.current_thread()
 
-    def call(self, function: Any, *arguments: Any) -> None:
-        """Call something in the loop's thread, if there is one."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(function, *arguments)
-
     def end(self) -> None:
-        """Stop the loop and its thread. All coroutines have ended before."""
-        with self._starting:
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
-        if loop is None or thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(5)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+        """Stop the loop and its thread. All attempts have ended before."""
+        asyncio.run_coroutine_threadsafe(self._loop.shutdown_asyncgens(), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()

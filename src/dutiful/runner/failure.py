@@ -1,10 +1,11 @@
-"""An exception as text: what is kept of a failed attempt."""
+"""How attempts fail: exceptions as text, deaths, and time that ran out."""
 
 import traceback
 from pathlib import Path
 from types import TracebackType
 
-from dutiful.job import ErrorInfo
+from dutiful.core.retry import Retry
+from dutiful.job import Claim, Crashed, ErrorInfo, Failed, Result
 
 TEXT_BYTES_MAX = 16 * 1024  # of a message, and of a traceback: its end says most
 _OURS = str(Path(__file__).parent)
@@ -33,3 +34,23 @@ def _bounded(text: str) -> str:
     data = text.encode(errors="backslashreplace")
     cut = data[-TEXT_BYTES_MAX:].decode(errors="ignore")
     return cut if len(data) <= TEXT_BYTES_MAX else f"…{cut}"
+
+
+def failed(claim: Claim, error: BaseException, retry: Retry) -> Result:
+    """Return the result of an attempt whose handler raised, by its policy."""
+    try:
+        after_s = retry.after_s(error, claim.failures + 1)
+    except Exception as policy_error:  # noqa: BLE001  # the user's function; the backoff decides instead
+        policy_error.__cause__ = error
+        return Failed(error_info(policy_error))
+    return Failed(error_info(error), after_s)
+
+
+def crashed(what: str) -> Result:
+    """Return the result of an attempt whose process died."""
+    return Crashed(ErrorInfo("WorkerDied", f"worker died while running the job: {what}"))
+
+
+def timed_out(timeout_s: float | None) -> Result:
+    """Return the result of an attempt that ran out of time."""
+    return Failed(ErrorInfo("TimeoutError", f"the handler ran longer than its timeout of {timeout_s} s"))

@@ -20,7 +20,8 @@ from dutiful.events import (
 )
 from dutiful.job import Ack, Claim, Interrupted, State
 from dutiful.registry import Registry
-from dutiful.runner.attempt import Attempt, Attempts, crashed
+from dutiful.runner.attempt import Attempt, Attempts
+from dutiful.runner.failure import crashed
 from dutiful.runner.loop import Loop
 from dutiful.runner.slots import Slots
 from dutiful.runner.upkeep import TICK_S, Duty, Upkeep
@@ -61,12 +62,18 @@ class Runner:
         self._known = _Known(registry)
         self._pace = pacing.Pace()
         self._payload_bytes = 0.0
-        self._slots = Slots(
-            config.concurrency, self._run, when_low=self._want_more, when_free=self._became_free
-        )
         self._attempts = Attempts(
-            store, committer, registry, config, events, free=self._slots.free, watch=self._watch,
+            store,
+            committer,
+            registry,
+            config,
+            events,
+            free=self._free,
+            watch=self._watch,
             suspect_over=self._suspect_over,
+        )
+        self._slots = Slots(
+            config.concurrency, self._attempts.run, when_low=self._want_more, when_free=self._became_free
         )
         self._owner: Owner = 0
         self._suspect: int | None = None  # the id of the suspect that is held here
@@ -118,7 +125,11 @@ class Runner:
         config = self._config
         self._events.emit(
             WorkerStarted(
-                config.name, self._store.label, tuple(sorted(self._registry.tasks())), config.queues, config.concurrency
+                config.name,
+                self._store.label,
+                tuple(sorted(self._registry.tasks())),
+                config.queues,
+                config.concurrency,
             )
         )
 
@@ -160,7 +171,7 @@ class Runner:
 
     def _room(self) -> int:
         attempts, slots = self._attempts, self._slots
-        pace = self._pace.look(attempts.finished, time.monotonic())
+        pace = self._pace.look(attempts.finished, time.monotonic(), is_idle=slots.is_idle)
         return pacing.room(
             slots=slots.count,
             busy=slots.busy,
@@ -203,8 +214,8 @@ class Runner:
                 return
         self._slots.offer(claims)
 
-    def _run(self, claim: Claim, slot: int) -> bool:
-        return self._attempts.run(claim, slot)
+    def _free(self, slot: int) -> None:
+        self._slots.free(slot)
 
     def _suspect_over(self, claim: Claim) -> None:
         """A suspect came to its end without a crash: the next one may come, and the others go on."""
@@ -379,14 +390,14 @@ class Runner:
         self._interrupt(back)
         self._attempts.ask_all_to_stop()
         self._wait_for_running(until)
-        interrupted = len(self._attempts.running)
+        interrupted = self._slots.running
         self._attempts.interrupt_all()
         self._wait_for_running(time.monotonic() + UNWIND_S)
         if self._upkeep is not None:
             self._upkeep.end()
         self._slots.end()
         self._committer.taker = None
-        stuck = len(self._attempts.running)
+        stuck = self._slots.running
         self._flush(until)
         if not stuck:
             self._leave()
@@ -394,7 +405,7 @@ class Runner:
         return not stuck
 
     def _wait_for_running(self, until: float) -> None:
-        while self._attempts.running:
+        while self._slots.running:
             rest_s = until - time.monotonic()
             if rest_s <= 0:
                 return
@@ -410,7 +421,9 @@ class Runner:
             except StoreError as error:
                 if time.monotonic() > until:
                     self._events.emit(
-                        WorkerFault(self._config.name, "writing the last outcomes (their jobs run again)", str(error))
+                        WorkerFault(
+                            self._config.name, "writing the last outcomes (their jobs run again)", str(error)
+                        )
                     )
                     return
                 time.sleep(0.05)
@@ -427,7 +440,7 @@ class Runner:
         """After a stop that left threads in handlers: leave when the last of them has ended."""
 
         def wait() -> None:
-            while self._attempts.running:
+            while self._slots.running:
                 time.sleep(0.05)
             self._flush(time.monotonic())
             self._leave()

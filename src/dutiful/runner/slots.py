@@ -73,6 +73,11 @@ class Slots:
         return self._count - len(self._free)
 
     @property
+    def running(self) -> int:
+        """How many handlers run, those of stuck threads included."""
+        return self.busy + sum(server.ended for server in self._servers)
+
+    @property
     def count(self) -> int:
         """How many slots there are, without those of stuck threads."""
         return self._count
@@ -141,7 +146,9 @@ class Slots:
     def _start_server(self, slot: int) -> None:
         server = _Server()
         server.slot = slot
-        server.thread = threading.Thread(target=self._serve, args=(server,), name="dutiful-handler", daemon=True)
+        server.thread = threading.Thread(
+            target=self._serve, args=(server,), name="dutiful-handler", daemon=True
+        )
         self._servers.add(server)
         server.thread.start()
 
@@ -166,21 +173,18 @@ class Slots:
         """Run what is in line until there is nothing to run, or no slot to run it in."""
         ready, run = self.ready, self._run
         while True:
-            if not self._is_open:
-                claim = self._take_alone()
-            else:
-                try:
-                    claim = ready.popleft()
-                except IndexError:
-                    claim = None
+            try:
+                claim = ready.popleft() if self._is_open else self._take_alone()
+            except IndexError:
+                claim = None
             if claim is None:
                 if self._park(server):
                     return
                 continue
-            if ready:
-                if self._free and not self._is_waking:
-                    self._wake_one()
+            if ready and self._free and not self._is_waking:
+                self._wake_one()
             if len(ready) <= self.low_water:
+                self.low_water = -1  # once; the next offer sets it again
                 self._when_low()
             if not run(claim, server.slot) and not self._take_slot(server):
                 return

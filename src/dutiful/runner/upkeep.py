@@ -46,7 +46,7 @@ class Upkeep:
         self._thread = threading.Thread(target=self._run, name="dutiful-upkeep", daemon=True)
 
     def start(self) -> None:
-        """Begin; the first tick comes after TICK_S, as start() has just done the same."""
+        """Begin. The first tick comes after TICK_S: a starting worker has just done the same."""
         now = time.monotonic()
         for duty in self._duties:
             duty.due_at = now + duty.every_s

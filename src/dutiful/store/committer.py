@@ -281,23 +281,29 @@ class Committer:
             self._wake.wait()
             if self._is_closing:
                 return
-            self._wait_for_company()
+            is_urgent = self._wait_for_company()
             self._wake.clear()
             if not (self.completed or self.acks or self._sendings):
                 continue
+            if not self._lead.acquire(blocking=is_urgent):
+                self._wake.set()  # somebody commits right now; what comes too late for that waits again
+                continue
             try:
-                self.step()
+                self._step()
             except StoreError:  # told by `trouble`; what waits is kept
                 time.sleep(RETRY_S)
                 self._wake.set()
+            finally:
+                self._lead.release()
 
-    def _wait_for_company(self) -> None:
-        while not self._is_urgent:
-            rest_s = self._stepped_at + FLUSH_S - time.monotonic()
-            if rest_s <= 0:
-                break
+    def _wait_for_company(self) -> bool:
+        """Wait until the last step is a while ago, or somebody asks for haste; return whether so."""
+        rest_s = FLUSH_S
+        while rest_s > 0 and not self._is_urgent:
             time.sleep(rest_s)
-        self._is_urgent = False
+            rest_s = self._stepped_at + FLUSH_S - time.monotonic()
+        is_urgent, self._is_urgent = self._is_urgent, False
+        return is_urgent
 
     def close(self) -> None:
         """End the thread. What was not written stays in the queues."""

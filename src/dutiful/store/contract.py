@@ -172,7 +172,7 @@ class Store(Protocol):
         """
         ...
 
-    def transaction(self, claim: Claim, worker: str) -> AbstractContextManager[Any]:
+    def transaction(self, claim: Claim) -> AbstractContextManager[Any]:
         """
         Open a write transaction in which the job's completion commits with the caller's writes.
 
@@ -279,6 +279,6 @@ class Store(Protocol):
 class Marks(Protocol):
     """Which jobs a worker runs right now, where it outlives the process (see `Store.mark`)."""
 
-    def __setitem__(self, slot: int, job_id: JobId) -> None:
+    def __setitem__(self, slot: int, job_id: JobId, /) -> None:
         """Say that the handler in `slot` runs `job_id`; 0 for none."""
         ...

@@ -13,6 +13,8 @@ own locks of the whole process.
 """
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -22,7 +24,7 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Generator
 from pathlib import Path
 
 from dutiful.errors import StoreBusy, StoreUnavailable
@@ -58,13 +60,13 @@ class Folder:
         """Return the names of all doorbells; re-read only when the folder has changed."""
         changed = self.path.stat().st_mtime_ns
         if changed != self._bells_seen:
-            self._bells = [name for name in os.listdir(self.path) if name.endswith(".sock")]
+            self._bells = [path.name for path in self.path.iterdir() if path.suffix == ".sock"]
             self._bells_seen = changed
         return self._bells
 
     def tokens(self) -> set[str]:
         """Return the names of all workers' lock files."""
-        return {name[:-5] for name in os.listdir(self.path) if name.endswith(".lock")} - {"write"}
+        return {path.stem for path in self.path.iterdir() if path.suffix == ".lock"} - {"write"}
 
     def forget(self, token: str) -> None:
         """Remove a dead worker's files."""
@@ -107,7 +109,7 @@ class WriteLock:
             self._fd = None
 
     @contextlib.contextmanager
-    def held(self, wait_s: float) -> Iterator[None]:
+    def held(self, wait_s: float) -> Generator[None]:
         """
         Hold the lock.
 
@@ -123,7 +125,7 @@ class WriteLock:
             self._holder = 0
             self._threads.release()
 
-    def _held_by_us(self, wait_s: float) -> Iterator[None]:
+    def _held_by_us(self, wait_s: float) -> Generator[None]:
         fd = self._fd
         if self._path is None or fd is None:
             yield
@@ -206,7 +208,7 @@ class Doorbell:
 
     def __init__(self, folder: Folder, token: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         with _short(folder.path) as base:
             self._socket.bind(f"{base}/{token}.sock")
 
@@ -231,19 +233,18 @@ class Ringer:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
 
-    def ring(self, but: str | None) -> None:
+    def ring(self, own: Collection[str]) -> None:
         """Ring all doorbells but our own. A bell that cannot be rung is left to the backstop."""
-        bells = self._folder.bells()
-        if not bells or (len(bells) == 1 and bells[0] == f"{but}.sock"):
+        bells = [bell for bell in self._folder.bells() if bell not in own]
+        if not bells:
             return
         with _short(self._folder.path) as base:
             for bell in bells:
-                if but is None or bell != f"{but}.sock":
-                    # Full: it has been rung already. Refused or gone: its worker is dead.
-                    with contextlib.suppress(OSError):
-                        self._socket.sendto(b"1", f"{base}/{bell}")
+                # Full: it has been rung already. Refused or gone: its worker is dead.
+                with contextlib.suppress(OSError):
+                    self._socket.sendto(b"1", f"{base}/{bell}")
 
     def close(self) -> None:
         """Close the socket."""
@@ -251,7 +252,7 @@ class Ringer:
 
 
 @contextlib.contextmanager
-def _short(folder: Path) -> Iterator[str]:
+def _short(folder: Path) -> Generator[str]:
     """Give a path to the folder that fits a socket's address, which ends at 108 bytes."""
     path = str(folder)
     if len(path.encode()) < 80:
@@ -280,12 +281,20 @@ def _same_file(fd: int, path: Path) -> bool:
     return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
 
+# `fcntl.flock` gives up the interpreter lock, for a call that takes a microsecond; a handler
+# may then keep it for the rest of its burst while we sit between two halves of a commit (see
+# sqlite_step.fused). So this one, which never waits, keeps it.
+_flock = ctypes.PyDLL(None, use_errno=True).flock
+_flock.argtypes = (ctypes.c_int, ctypes.c_int)
+
+
 def _try_flock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EWOULDBLOCK, errno.EINTR):
         return False
-    return True
+    raise OSError(code, os.strerror(code))
 
 
 class _Waiting:

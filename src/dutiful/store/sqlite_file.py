@@ -9,7 +9,6 @@ import os
 import sqlite3
 import stat
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -46,7 +45,9 @@ _NETWORK = {
 
 def connect(path: str, durability: Literal["full", "normal"], *, busy_s: float) -> sqlite3.Connection:
     """Open a connection with the settings that our promises need."""
-    db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False, cached_statements=256)
+    db = sqlite3.connect(
+        path, timeout=busy_s, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
     try:
         _settings(db, path, durability)
     except sqlite3.Error:
@@ -73,6 +74,7 @@ def _settings(db: sqlite3.Connection, path: str, durability: str) -> None:
     db.execute("PRAGMA wal_autocheckpoint = 0")
     db.execute("PRAGMA journal_size_limit = 16777216")  # a burst's log is cut back, bytes
     db.execute("PRAGMA trusted_schema = OFF")
+    db.execute("PRAGMA temp_store = MEMORY")  # a statement's own undo log, of a few pages
     db.execute("PRAGMA cache_size = -16000")  # KiB
 
 
@@ -85,19 +87,22 @@ def prepare(path: Path) -> None:
     """
     if sqlite3.sqlite_version_info < SQLITE_MIN:
         raise StoreUnavailable(
-            str(path), f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or newer is needed. Use a newer Python."
+            str(path),
+            f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or newer is needed. Use a newer Python.",
         )
     folder = path.parent
     if not folder.is_dir():
-        raise StoreUnavailable(str(path), f"the folder {folder} does not exist; nothing was created. Make it first.")
+        raise StoreUnavailable(
+            str(path), f"the folder {folder} does not exist; nothing was created. Make it first."
+        )
     if path.exists() and not path.is_file():
         raise StoreUnavailable(str(path), "it is not a file; nothing was changed.")
     kind = network_file_system(folder)
     if kind is not None:
         raise StoreUnavailable(
             str(path),
-            f"the folder is on {kind}, where SQLite's shared memory and locks do not hold and jobs could be lost; "
-            "nothing was changed. Use a local disk, or PostgreSQL for several machines.",
+            f"the folder is on {kind}, where SQLite's shared memory and locks do not hold and jobs could be "
+            "lost; nothing was changed. Use a local disk, or PostgreSQL for several machines.",
         )
     for name in (path, folder) if path.exists() else (folder,):
         if not os.access(name, os.W_OK):
@@ -127,7 +132,7 @@ def network_file_system(folder: Path) -> str | None:
 
 
 def _statfs_magic(folder: Path) -> int:
-    import ctypes  # noqa: PLC0415  # 5 ms to import, needed once
+    import ctypes  # 5 ms to import, needed once
 
     buffer = ctypes.create_string_buffer(256)
     if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(folder), buffer) != 0:
@@ -199,6 +204,8 @@ def migrate(db: sqlite3.Connection, label: str) -> None:
 
 def statements(version: int) -> list[str]:
     """Return the SQL statements that lead to schema `version`."""
+    from importlib import resources  # 10 ms, needed when a store is made
+
     text = resources.files("dutiful.store").joinpath(f"schema/sqlite/{version:04}.sql").read_text("utf-8")
     found: list[str] = []
     part = ""
@@ -212,7 +219,9 @@ def statements(version: int) -> list[str]:
 
 def _version(db: sqlite3.Connection, label: str) -> int:
     """Return the schema version found, 0 for none; one that is newer but fits counts as ours."""
-    there = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'dutiful_meta'").fetchone()
+    there = db.execute(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'dutiful_meta'"
+    ).fetchone()
     if there is None:
         return 0
     version, min_code = (
@@ -244,10 +253,15 @@ def translated(error: sqlite3.Error, label: str, waited_s: float) -> StoreError:
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreCorrupt(
             label,
-            f"{error}; nothing was changed and nothing was deleted. If it is another program's file, choose another "
-            "path; if it is damaged, keep a copy and see docs/operations.md, 'A damaged file'.",
+            f"{error}; nothing was changed and nothing was deleted. If it is another program's file, choose "
+            "another path; if it is damaged, keep a copy and see docs/operations.md, 'A damaged file'.",
         )
-    if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+    if primary in (
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PERM,
+    ):
         name = getattr(error, "sqlite_errorname", "")
         return StoreUnavailable(
             label, f"{error} ({name}); nothing was stored. Check the disk, the permissions and the path."

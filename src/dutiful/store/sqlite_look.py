@@ -38,7 +38,8 @@ def get(db: sqlite3.Connection, ids: Sequence[JobId]) -> list[Record]:
 
 def find(db: sqlite3.Connection, query: Query) -> list[Record]:
     """Return the newest jobs that fit, by primary key from the top."""
-    where, values = ["1"], []
+    where = ["1"]
+    values: list[str] = []
     if query.states:
         where.append(f"job.state IN ({', '.join('?' * len(query.states))})")
         values += [str(state) for state in query.states]
@@ -57,7 +58,8 @@ def _record(row: Sequence[Any], errors: tuple[AttemptError, ...] = ()) -> Record
     # The columns are in the order of the fields.
     fields = [_str(value) if isinstance(value, bytes) else value for value in row]
     fields[3] = State(fields[3])
-    return Record(*fields, errors)
+    values: Any = [*fields, errors]
+    return Record(*values)
 
 
 def _str(value: object) -> str:
@@ -83,7 +85,9 @@ SELECT (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0
 def counts(db: sqlite3.Connection, now: int) -> Counts:
     """Count the jobs by state."""
     row = db.execute(_COUNTS, (now,)).fetchone()
-    by_state = dict(zip((State.PENDING, State.RUNNING, State.COMPLETED, State.DEAD, State.CANCELLED), row, strict=False))
+    by_state = dict(
+        zip((State.PENDING, State.RUNNING, State.COMPLETED, State.DEAD, State.CANCELLED), row, strict=False)
+    )
     oldest_s = None if row[6] is None else (now - row[6]) / 1000
     return Counts(by_state, row[5], oldest_s)
 
@@ -119,7 +123,8 @@ def next_due(db: sqlite3.Connection, queues: Sequence[str]) -> int | None:
 def owns(db: sqlite3.Connection, claim: Claim) -> bool:
     """Return whether this attempt still owns its job."""
     row = db.execute(
-        "SELECT 1 FROM dutiful_job WHERE id = ? AND attempt = ? AND state = 'running'", (claim.id, claim.attempt)
+        "SELECT 1 FROM dutiful_job WHERE id = ? AND attempt = ? AND state = 'running'",
+        (claim.id, claim.attempt),
     ).fetchone()
     return row is not None
 
@@ -160,7 +165,8 @@ def prune_before(db: sqlite3.Connection, keep: Keep, now: int) -> int | None:
 def workers(db: sqlite3.Connection) -> list[tuple[WorkerInfo, str]]:
     """Return the registered workers, each with the run of the machine that it belongs to."""
     rows = db.execute(
-        "SELECT id, name, host, pid, token, started_at, seen_at, queues, concurrency, boot FROM dutiful_worker"
+        "SELECT id, name, host, pid, token, started_at, seen_at, queues, concurrency, boot"
+        " FROM dutiful_worker"
     ).fetchall()
     return [
         (

@@ -11,6 +11,7 @@ from dutiful.store import clock
 from dutiful.store.contract import Edit, Owner
 
 LEASE_MS = 60_000  # a worker whose lock file was removed counts as dead after this silence
+_INCREMENTAL = 2  # PRAGMA auto_vacuum
 _SHRINK_PAGES = 256  # about 1 MiB, a few ms a time
 _SHRINK_FROM_PAGES = 1024  # a free list shorter than this will be used again soon
 
@@ -56,7 +57,10 @@ def running_of(db: sqlite3.Connection, owner: Owner) -> list[Claim]:
 
 def give_back(db: sqlite3.Connection, owner: Owner) -> None:
     """Put all that a worker owns back in line, at nobody's fault."""
-    db.execute("UPDATE dutiful_job SET state = 'pending', owner = NULL WHERE state = 'running' AND owner = ?", (owner,))
+    db.execute(
+        "UPDATE dutiful_job SET state = 'pending', owner = NULL WHERE state = 'running' AND owner = ?",
+        (owner,),
+    )
 
 
 def beat(db: sqlite3.Connection, owner: Owner, now: int) -> None:
@@ -79,8 +83,11 @@ def unpark(db: sqlite3.Connection, tasks: Sequence[str]) -> int:
 _EDITS: dict[Edit, tuple[str, str]] = {
     "retry": (
         "state IN ('dead', 'cancelled', 'completed')",
-        "UPDATE dutiful_job SET state = 'pending', owner = NULL, due_at = :now, due_fixed = 0, failures = 0, crashes = 0,"
-        " finished_at = NULL, cancel_at = NULL, parked_at = NULL, result = NULL",
+        (
+            "UPDATE dutiful_job SET state = 'pending', owner = NULL, due_at = :now, due_fixed = 0,"
+            " failures = 0, crashes = 0, finished_at = NULL, cancel_at = NULL, parked_at = NULL,"
+            " result = NULL"
+        ),
     ),
     "cancel": (
         "state = 'pending'",
@@ -97,11 +104,14 @@ def edit(db: sqlite3.Connection, ids: Sequence[JobId], what: Edit, now: int) -> 
     values = {"ids": _text(done), "now": now}
     db.execute(f"{sql} WHERE id IN (SELECT value FROM json_each(:ids)) AND :now IS NOT NULL", values)
     if what == "delete":
-        db.execute("DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))", (_text(done),))
+        db.execute(
+            "DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))", (_text(done),)
+        )
     if what == "cancel":
         running = _which(db, ids, "state = 'running'")
         db.execute(
-            "UPDATE dutiful_job SET cancel_at = ?2 WHERE id IN (SELECT value FROM json_each(?1))", (_text(running), now)
+            "UPDATE dutiful_job SET cancel_at = ?2 WHERE id IN (SELECT value FROM json_each(?1))",
+            (_text(running), now),
         )
         done += running
     return done
@@ -109,7 +119,8 @@ def edit(db: sqlite3.Connection, ids: Sequence[JobId], what: Edit, now: int) -> 
 
 def _which(db: sqlite3.Connection, ids: Sequence[JobId], condition: str) -> list[JobId]:
     rows = db.execute(
-        f"SELECT id FROM dutiful_job WHERE id IN (SELECT value FROM json_each(?)) AND {condition}", (_text(list(ids)),)
+        f"SELECT id FROM dutiful_job WHERE id IN (SELECT value FROM json_each(?)) AND {condition}",
+        (_text(list(ids)),),
     ).fetchall()
     return [row[0] for row in rows]
 
@@ -126,13 +137,15 @@ def prune(db: sqlite3.Connection, before: int, limit: int) -> int:
     ).fetchone()[0]
     text = ids.decode() if isinstance(ids, bytes) else ids
     db.execute("DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))", (text,))
-    return db.execute("DELETE FROM dutiful_job WHERE id IN (SELECT value FROM json_each(?))", (text,)).rowcount
+    return db.execute(
+        "DELETE FROM dutiful_job WHERE id IN (SELECT value FROM json_each(?))", (text,)
+    ).rowcount
 
 
 def shrink(db: sqlite3.Connection) -> int:
     """Give a little of the free space back to the file system; return the pages given, 0 when done."""
     free = int(db.execute("PRAGMA freelist_count").fetchone()[0])
-    if free < _SHRINK_FROM_PAGES or int(db.execute("PRAGMA auto_vacuum").fetchone()[0]) != 2:  # noqa: PLR2004  # 2: incremental
+    if free < _SHRINK_FROM_PAGES or int(db.execute("PRAGMA auto_vacuum").fetchone()[0]) != _INCREMENTAL:
         return 0
     db.execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
     return free - int(db.execute("PRAGMA freelist_count").fetchone()[0])
@@ -155,7 +168,9 @@ def follow_clock(db: sqlite3.Connection) -> int:
         if abs(step) < clock.STEP_MS:
             return offset
         # Not what is fixed on the calendar. A full scan of what is pending, once per step.
-        db.execute("UPDATE dutiful_job SET due_at = due_at + ? WHERE state = 'pending' AND due_fixed = 0", (step,))
+        db.execute(
+            "UPDATE dutiful_job SET due_at = due_at + ? WHERE state = 'pending' AND due_fixed = 0", (step,)
+        )
         db.execute("UPDATE dutiful_worker SET seen_at = seen_at + ?", (step,))
     _set_meta(db, "clock_boot", boot)
     _set_meta(db, "clock_offset", offset)

@@ -9,6 +9,7 @@ done, "failed N …" for a send that raised, and "stopped" after SIGTERM.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import itertools
 import os
 import signal
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dutiful import Context, DutifulError, Worker
 
@@ -64,7 +66,7 @@ class App:
             busy_s=options.busy_s,
         )
 
-    def work(self, payload: dict[str, object], ctx: Context) -> int:
+    def work(self, payload: dict[str, Any], ctx: Context) -> int:
         """Do a job: what is written here is all that the tests believe."""
         self._enter("start", ctx)
         time.sleep(self.options.job_s)
@@ -94,7 +96,7 @@ class App:
             job.wait(timeout=60)
             self._ack("DONE", job.id, payload)
 
-    def _failed(self, payload: dict[str, object], error: DutifulError) -> None:
+    def _failed(self, payload: dict[str, Any], error: DutifulError) -> None:
         print(f"failed {payload['n']} {type(error).__name__} {error}", flush=True)
         if self.options.die:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -105,16 +107,17 @@ class App:
         for job, payload in zip(jobs, payloads, strict=True):
             self._ack("ACK", job.id, payload)
 
-    def _payloads(self) -> Iterator[dict[str, object]]:
+    def _payloads(self) -> Iterator[dict[str, Any]]:
         pad = "x" * self.options.pad
         return ({"n": number, "pad": pad} for number in self._numbers)
 
-    def _ack(self, word: str, job_id: int, payload: dict[str, object]) -> None:
+    def _ack(self, word: str, job_id: int, payload: dict[str, Any]) -> None:
         os.write(self._acks, f"{word} {job_id} {payload['n']}\n".encode())
 
 
 def main() -> None:
     """Work and send until SIGTERM or the end of all senders, or a kill."""
+    faulthandler.register(signal.SIGUSR1)  # for the harness, when it waits in vain
     app = App(arguments())
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -1,0 +1,1 @@
+"""Benchmarks: every figure of "How fast", as ratios measured in one run. `python -m bench --help`."""

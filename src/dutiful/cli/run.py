@@ -1,0 +1,96 @@
+"""`dutiful run`: a worker in this process, or several below it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from dutiful.cli import codes, logs, options, parent, target
+from dutiful.cli.signals import WOKEN, Signals
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dutiful import Worker
+
+# After the second signal, async handlers and child processes are ended, and what they did is
+# given back as interrupted. What does not end in this time is cut off with the process.
+AT_ONCE_S = 1.0
+
+_EPILOG = """\
+examples:
+  dutiful run app:worker                           the Worker `worker` in app.py, or the package app
+  dutiful run jobs/app.py:worker --concurrency 20
+  dutiful run app:worker --processes 4             for handlers that use a core each
+  dutiful run app:worker --reload                  while you develop
+
+SIGTERM or Ctrl-C: no new jobs; running ones get the worker's grace_s, what is not finished is
+stored and runs at the next start; exit code 0. A second one ends it at once: exit code 143 or 130.
+With --processes, one that dies is started again, after a pause that grows while it keeps dying."""
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "target", metavar="MODULE:WORKER", help="where the Worker is; also path/to/file.py:worker"
+    )
+    parser.add_argument(
+        "--concurrency", type=options.count, metavar="N", help="handlers at once, in each process"
+    )
+    parser.add_argument("--queues", type=_names, metavar="A,B", help="take jobs from these queues only")
+    parser.add_argument(
+        "--processes", type=options.count, metavar="N", help="so many processes, kept running"
+    )
+    parser.add_argument("--reload", action="store_true", help="start again when a .py file changes")
+    parser.add_argument("--log-level", choices=logs.LEVELS, default="info", help="(%(default)s)")
+    parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
+    parser.set_defaults(command=command)
+    parser.epilog = _EPILOG
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def command(args: argparse.Namespace) -> int:
+    is_child = parent.is_above()
+    logs.set_up(args.log_level, as_json=args.log_json, with_pid=is_child)
+    if not is_child and (args.processes or args.reload):
+        from dutiful.cli.supervise import supervise
+
+        return supervise(args)
+    worker = target.load(args.target)
+    worker.configure(concurrency=args.concurrency, queues=args.queues)
+    logs.log.info("tasks: %s", ", ".join(sorted(worker.handlers.tasks())) or "none")
+    with Signals() as signals:
+        parent.stop_with_it()
+        worker.start()
+        return _until_stopped(worker, signals)
+
+
+def _until_stopped(worker: Worker, signals: Signals) -> int:
+    _next(signals)
+    logs.log.info("stopping: running jobs may finish; a second signal stops at once")
+    stopping = threading.Thread(target=_stop, args=(worker, signals), name="dutiful-cli-stop", daemon=True)
+    stopping.start()
+    number = _next(signals)
+    if number == WOKEN:
+        return codes.OK
+    logs.log.warning("stopping at once")
+    threading.Thread(target=worker.stop, kwargs={"timeout": 0}, name="dutiful-cli-stop", daemon=True).start()
+    stopping.join(AT_ONCE_S)
+    # Not sys.exit, which would wait for threads that are in the middle of something.
+    os._exit(codes.AT_ONCE + number)
+
+
+def _next(signals: Signals) -> int:
+    while True:
+        for number in signals.wait():
+            return number
+
+
+def _stop(worker: Worker, signals: Signals) -> None:
+    try:
+        worker.stop()
+    finally:
+        signals.wake()

@@ -1,0 +1,57 @@
+"""Getting at a store from the outside, without making one by a slip of the fingers."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dutiful.cli import codes
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from dutiful import Worker
+
+# Our commands are no worker: their name stands nowhere but in messages.
+_NAME = "dutiful-cli"
+
+
+@contextmanager
+def opened(store: str, *, make: bool = False) -> Generator[Worker, None, None]:
+    """
+    Open a store as a client, that never runs a job; with `make` it may be new.
+
+    Raises:
+        Refused: There is no such file, and none was made.
+    """
+    if path_of(store) == Path(":memory:"):
+        raise codes.Refused(f"{store} ends with the process that uses it; name a file.")
+    if not make:
+        _must_exist(store)
+    from dutiful import Worker
+
+    worker = Worker(store, name=_NAME)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
+def path_of(store: str) -> Path | None:
+    """Return the file of a SQLite store; None for one on a server."""
+    scheme, mark, rest = store.partition("://")
+    if not mark:
+        return Path(store)
+    return Path(rest[1:]) if scheme == "sqlite" else None
+
+
+def _must_exist(store: str) -> None:
+    path = path_of(store)
+    if path is None or path.is_file():
+        return
+    what = "is no file" if path.exists() else "does not exist"
+    raise codes.Refused(
+        f"{store} {what}; nothing was made. A store is made by the first `dutiful send` or by your worker.",
+        codes.STORE,
+    )

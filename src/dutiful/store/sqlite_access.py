@@ -1,0 +1,312 @@
+"""
+An open SQLite store: one connection that writes, one that reads, and how each may be used.
+
+All writes, of all our processes, take turns under one lock (liveness.WriteLock). A write
+that was interrupted anywhere, by an exception or a signal, leaves facts that the next one
+finds: a transaction still open is rolled back. What is committed is committed, even if
+the exception came right after; `Outcome.committed` tells.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Literal
+
+from dutiful.errors import ConfigError, StoreBusy, StoreError, StoreUnavailable
+from dutiful.store import clock, sqlite_step, sqlite_upkeep
+from dutiful.store.contract import Outcome
+from dutiful.store.fork import ForkGuard
+from dutiful.store.liveness import Folder, WriteLock
+from dutiful.store.sqlite_file import FileIdentity, connect, migrate, prepare, translated
+
+MEMORY = ":memory:"
+# Between checkpoints the log may grow by about this much. Larger saves fsyncs, smaller saves
+# disk and the time of a restart; beyond 8 MiB nothing is gained (bench/).
+CHECKPOINT_BYTES = 8 * 1024 * 1024
+
+
+class Access:
+    """
+    The way to a SQLite file, or to memory.
+
+    Args:
+        path: The file, or ":memory:".
+        durability, busy_s: See Config.
+        let_go: Called in a forked child, to let go of what else is the parent's.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        durability: Literal["full", "normal"],
+        busy_s: float,
+        let_go: Callable[[], None],
+    ) -> None:
+        self.in_memory = path == MEMORY
+        self.path = Path(path) if self.in_memory else Path(path).absolute()
+        self.label = str(self.path)
+        self.busy_s = busy_s
+        self.folder = None if self.in_memory else Folder(self.path)
+        self.is_open = False
+        self.resets = 0  # how often a write failed: what was counted before may not hold
+        self._durability: Literal["full", "normal"] = durability
+        self._lock = WriteLock(None if self.folder is None else self.folder.path / "write.lock", self.label)
+        self._opening = threading.Lock()
+        self._reading = threading.RLock()
+        self._let_go = let_go
+        self._fork = ForkGuard(self._after_fork)
+        self._log_bytes = 0
+        self._seen = 0
+
+    # --- opening and closing --------------------------------------------------------------------
+
+    def open(self) -> bool:
+        """Open or create the store; return whether it was closed before."""
+        self._fork.check()
+        with self._opening:
+            if self.is_open:
+                return False
+            if self.folder is not None:
+                prepare(self.path)
+                self.folder.make()
+            self._lock.open()
+            try:
+                with self._lock.held(self.busy_s):
+                    self._connect()
+            except BaseException:
+                self._lock.close()
+                raise
+            self.is_open = True
+            return True
+
+    def _connect(self) -> None:
+        try:
+            self.db = connect(str(self.path), self._durability, busy_s=self.busy_s)
+            try:
+                migrate(self.db, self.label)
+                sqlite_step.prepare_fused(self.db)
+                self.reader = self.db if self.in_memory else self.connection()
+            except BaseException:
+                self.db.close()
+                raise
+        except sqlite3.Error as error:
+            raise translated(error, self.label, self.busy_s) from error
+        self.db.text_factory = bytes  # a batch that is no UTF-8 is looked into, not lost
+        if not self.in_memory:
+            self.reader.text_factory = _readable
+            self._identity = FileIdentity(self.path)
+        self.resets += 1
+        self._log_bytes = 0
+        self._seen = self.version()
+        self._steps = clock.StepDetector()
+        self._is_clock_set = False
+
+    def connection(self) -> sqlite3.Connection:
+        """Return a new connection, for the caller to close."""
+        return connect(str(self.path), self._durability, busy_s=self.busy_s)
+
+    def close(self) -> None:
+        """Close the connections. In a forked child they are the parent's, and stay."""
+        with self._opening:
+            if not self.is_open or self._fork.is_forked:
+                return
+            with self._reading, contextlib.suppress(StoreBusy), self._lock.held(self.busy_s):
+                # The last connection to close checkpoints and removes the log: under our lock.
+                self.reader.close()
+                self.db.close()
+                self.is_open = False
+            self._lock.close()
+
+    def _after_fork(self) -> None:
+        self._let_go()
+        if self.is_open:
+            self._fork.immortalize(self.db, self.reader)
+            self._lock.close()
+
+    # --- writing -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self, outcome: Outcome | None = None) -> Generator[int]:
+        """Hold the write lock and a transaction; give the time. Commit at the end, or roll back."""
+        with self._locked():
+            db = self.db
+            committing = False
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                self._set_clock()
+                yield clock.wall_ms()
+                committing = True
+                db.execute("COMMIT")
+            except BaseException as error:
+                self._roll_back(error, outcome, committing=committing)
+                raise
+            self._committed(outcome)
+
+    @contextlib.contextmanager
+    def writing_at_once(self, outcome: Outcome) -> Generator[int]:
+        """Hold the write lock for one statement that commits by itself; give the time."""
+        with self._locked():
+            db = self.db
+            if not self._is_clock_set or self._steps.step_ms():
+                db.execute("BEGIN IMMEDIATE")
+                self._set_clock()
+                db.execute("COMMIT")
+            before = db.total_changes
+            try:
+                yield clock.wall_ms()
+            except sqlite3.Error as error:
+                self._roll_back(error, outcome, committing=False)
+                raise
+            except BaseException as error:
+                # A late ack; or a signal's exception, before or after the statement.
+                outcome.committed = not isinstance(error, sqlite_step.LateAck) and db.total_changes != before
+                raise
+            self._committed(outcome)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Generator[None]:
+        self._fork.check()
+        if self._lock.is_mine:
+            raise ConfigError(
+                "this thread is inside ctx.transaction(), which holds the write lock; nothing was changed. "
+                "Send with transaction=…, or after the block."
+            )
+        with self._lock.held(self.busy_s):
+            self._check_open()
+            if self.db.in_transaction:  # an interruption left it
+                self.db.execute("ROLLBACK")
+            yield
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise StoreUnavailable(self.label, "the store is closed; nothing was changed.")
+
+    def _committed(self, outcome: Outcome | None) -> None:
+        """It counts only if it went into the file that others will open: so look after the commit."""
+        if not self.in_memory:
+            self._identity.check()
+        if outcome is not None:
+            outcome.committed = True
+
+    def _roll_back(self, error: BaseException, outcome: Outcome | None, *, committing: bool) -> None:
+        """Undo what is not committed; find out what is. A driver's error is raised as ours."""
+        self.resets += 1
+        db = self.db
+        if db.in_transaction:
+            with contextlib.suppress(sqlite3.Error):  # the next write finds it and tries again
+                db.execute("ROLLBACK")
+        elif committing and not isinstance(error, sqlite3.Error):
+            self._committed(outcome)  # a signal's exception, after COMMIT had returned
+        if isinstance(error, sqlite3.Error):
+            ours = translated(error, self.label, self.busy_s)
+            if (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_IOERR:
+                self._after_io_error()
+            raise ours from error
+
+    def _after_io_error(self) -> None:
+        """
+        Begin again with fresh connections, which read what is really there.
+
+        A failed fsync must not be repeated on the same state of the file: the second may claim
+        success for pages that were dropped (PostgreSQL wiki, "Fsync Errors"). And the failed
+        commit's frames may lie in the log: write over them, or a crash before the next commit
+        could bring them to life.
+        """
+        if self.in_memory:
+            return
+        with contextlib.suppress(sqlite3.Error, StoreError), self._reading:  # the next write tries again
+            self.reader.close()
+            self.db.close()
+            self._connect()
+            self.db.execute("UPDATE dutiful_meta SET value = value WHERE key = 'next_id'")
+
+    def _set_clock(self) -> None:
+        """Follow the wall clock when it was set, and move the due times that came from delays."""
+        if not self._is_clock_set or self._steps.step_ms():
+            self._steps.offset = sqlite_upkeep.follow_clock(self.db)
+            self._is_clock_set = True
+
+    @contextlib.contextmanager
+    def own_transaction(self) -> Generator[sqlite3.Connection]:
+        """Hold the write lock, and give a connection in a transaction, for a user to write on."""
+        with self._locked():
+            db = self.db if self.in_memory else self.connection()
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+            finally:
+                self.resets += 1
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                if not self.in_memory:
+                    db.close()
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def looking(self) -> Generator[sqlite3.Connection]:
+        """Give the connection that reads. In a file it waits for no writer."""
+        self._fork.check()
+        held: contextlib.AbstractContextManager[Any] = self._reading
+        if self.in_memory:
+            held = contextlib.nullcontext() if self._lock.is_mine else self._lock.held(self.busy_s)
+        with held:
+            self._check_open()
+            try:
+                yield self.reader
+            except sqlite3.Error as error:
+                raise translated(error, self.label, self.busy_s) from error
+
+    def version(self) -> int:
+        """Return a number that changes when another connection has committed; 3 µs, no disk."""
+        return int(self.db.execute("PRAGMA data_version").fetchone()[0])
+
+    def changed(self) -> bool:
+        """Whether another connection has committed since the last call; False while we commit."""
+        if self.in_memory or not self._lock.try_threads():
+            return False
+        try:
+            version = self.version() if self.is_open else self._seen
+        except sqlite3.Error:  # whoever uses the store next is told
+            return False
+        finally:
+            self._lock.release_threads()
+        changed = version != self._seen
+        self._seen = version
+        return changed
+
+    # --- the log -----------------------------------------------------------------------------------------
+
+    def logged(self, size: int) -> None:
+        """Count what a commit added to the log, and move the log into the file now and then."""
+        self._log_bytes += size
+        if self._log_bytes >= CHECKPOINT_BYTES and not self.in_memory:
+            self.checkpoint()
+
+    def checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"] = "PASSIVE") -> None:
+        """
+        Move what the log holds into the file, under the write lock.
+
+        A failure loses nothing: what is committed is in the log, and a later one moves it.
+        """
+        with self._locked():
+            self._log_bytes = 0
+            with contextlib.suppress(sqlite3.Error):
+                self.db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+
+    def shorten_log(self) -> None:
+        """After a burst: cut the log's file back."""
+        try:
+            size = self.path.with_name(self.path.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return
+        if size > 2 * CHECKPOINT_BYTES:
+            self.checkpoint("TRUNCATE")
+
+
+def _readable(raw: bytes) -> str:
+    """Read stored text for people: what is no UTF-8 is shown as such, and is no error."""
+    return raw.decode("utf-8", "replace")

@@ -1,0 +1,300 @@
+"""One step on a SQLite store (see Store.exchange), by the shortest way that fits it."""
+
+from collections.abc import Iterator, Sequence
+
+from dutiful.crashpoint import crashpoint
+from dutiful.job import JobId, State
+from dutiful.store import sqlite_step
+from dutiful.store.contract import Draft, Outcome, Take, Work
+from dutiful.store.sqlite_access import Access
+
+_COMMIT_BYTES = 3 * 4096  # what a small commit adds to the log: about three pages
+_ROW_BYTES = 256  # a row without its payload, and its entries in the indexes, twice over
+_IDS_AT_ONCE_MAX = 16_384
+
+
+class Ids:
+    """
+    Ids for new jobs, reserved a block at a time, so that most commits need not touch the counter.
+
+    The blocks double, so that a program which sends one job leaves no gap. An id is never
+    given twice: an interruption may lose some, and makes a gap.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._ready = range(0)
+        self._coming: range | None = None
+        self._block = 1
+
+    def has(self, count: int) -> bool:
+        """Whether so many are at hand without a write."""
+        return len(self._ready) >= count
+
+    def take(self, count: int) -> JobId:
+        """Return the first of `count` ids in a row; inside a transaction, unless `has` them."""
+        self._coming = None
+        if self.has(count):
+            first = self._ready.start
+            self._ready = self._ready[count:]
+            return first
+        block = max(count, self._block)
+        first = sqlite_step.reserve_ids(self._access.db, block)
+        self._coming = range(first + count, first + block)
+        self._block = min(max(2 * block, 2 * self._block), _IDS_AT_ONCE_MAX)
+        return first
+
+    def committed(self) -> None:
+        """The transaction in which they were taken has committed: the rest of the block is ours."""
+        if self._coming is not None:
+            self._ready, self._coming = self._coming, None
+
+
+class Unfinished:
+    """How many jobs are pending or running: counted when others have written, else kept."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._count = 0
+        self._valid_for: tuple[int, int] | None = None
+
+    def now(self) -> int:
+        """Return the number, inside the transaction, before it changes anything."""
+        seen = (self._access.version(), self._access.resets)
+        if seen != self._valid_for:
+            self._count = sqlite_step.count_unfinished(self._access.db)
+            self._valid_for = seen
+        return self._count
+
+    def add(self, change: int) -> None:
+        """A committed step of ours changed the number by this."""
+        self._count += change
+
+    def forget(self) -> None:
+        """Something else of ours changed it."""
+        self._valid_for = None
+
+
+class Exchange:
+    """Does steps."""
+
+    def __init__(self, access: Access, worker: str) -> None:
+        self._access = access
+        self._worker = worker
+        self._ids = Ids(access)
+        self.unfinished = Unfinished(access)
+
+    def do(self, work: Work, outcome: Outcome) -> None:
+        """Do one step."""
+        try:
+            if self._is_simple(work):
+                self._fused(work, outcome)
+            else:
+                self._in_parts(work, outcome, careful=False)
+        except sqlite_step.LateAck:
+            # Nothing is committed. Once more, one by one, to find out which came too late.
+            self._in_parts(work, _cleared(outcome), careful=True)
+        self._access.logged(_log_bytes(work))
+
+    # --- by one statement ------------------------------------------------------------------------
+
+    def _is_simple(self, work: Work) -> bool:
+        if work.acks or work.buffer is not None or (work.take is not None and work.take.look):
+            return False
+        if any(not _alike(draft, work.drafts[0]) for draft in work.drafts[1:]):
+            return False
+        if not self._ids.has(sum(len(draft.payloads) for draft in work.drafts)):
+            return False
+        attempts = {attempt for _id, attempt in work.completed}
+        # Earlier attempts may have left errors, which go with the job.
+        return len(attempts) <= 1 and (work.keep_completed or attempts <= {1})
+
+    def _fused(self, work: Work, outcome: Outcome) -> None:
+        draft = _joined(work.drafts) if work.drafts else None
+        count = 0 if draft is None else len(draft.payloads)
+        wish = work.take
+        handed = 0
+        if draft is not None and wish is not None and _may_hand(draft, wish):
+            handed = min(wish.limit, count)
+        with self._access.writing_at_once(outcome) as now:
+            _before_commit(work)
+            first = self._ids.take(count)
+            sqlite_step.fused(
+                self._access.db,
+                work.completed,
+                draft,
+                keep=work.keep_completed,
+                now=now,
+                first=first,
+                handed=handed,
+                owner=None if wish is None else wish.owner,
+            )
+            if draft is not None:
+                outcome.claims = sqlite_step.claims_of(first, _part(draft, 0, handed), now) if handed else []
+                outcome.left_pending = draft.due_at_once and handed < count
+                outcome.stored = _ranges(work.drafts, first)
+        _note_delays(work, outcome)
+        _after_commit(work, outcome)
+
+    # --- by several, in a transaction ---------------------------------------------------------------
+
+    def _in_parts(self, work: Work, outcome: Outcome, *, careful: bool) -> None:
+        with self._access.writing(outcome) as now:
+            room = None if work.buffer is None else work.buffer - self.unfinished.now()
+            self._end_attempts(work, outcome, now, careful=careful)
+            if work.take is not None and work.take.look:
+                sqlite_step.take(self._access.db, work.take, outcome, now=now)
+            ended = sqlite_step.freed(work.acks, work.completed)
+            if work.drafts:
+                self._store(work, outcome, now, None if room is None else room + ended)
+            _note_delays(work, outcome)
+            _before_commit(work)
+        self._ids.committed()
+        if outcome.late:
+            self.unfinished.forget()
+        self.unfinished.add(sum(map(len, outcome.stored)) - ended)
+        _after_commit(work, outcome)
+
+    def _end_attempts(self, work: Work, outcome: Outcome, now: int, *, careful: bool) -> None:
+        db, keep = self._access.db, work.keep_completed
+        if careful:
+            outcome.late = sqlite_step.acks_one_by_one(
+                db, work.acks, work.completed, keep=keep, now=now, worker=self._worker
+            )
+            return
+        if work.completed:
+            sqlite_step.complete(db, work.completed, keep=keep, now=now)
+        if work.acks:
+            sqlite_step.ack(db, work.acks, now=now, worker=self._worker)
+
+    def _store(self, work: Work, outcome: Outcome, now: int, room: int | None) -> None:
+        drafts = work.drafts if room is None else _fitting(work, room)
+        first = self._ids.take(sum(len(draft.payloads) for draft in drafts))
+        outcome.stored = _ranges(drafts, first)
+        wish = work.take
+        to_hand = 0
+        if wish is not None and wish.handoff and (outcome.drained or not wish.look):
+            to_hand = wish.limit - len(outcome.claims)
+        for draft in _merged([draft for draft in drafts if draft.payloads]):
+            handed = 0
+            if wish is not None and _may_hand(draft, wish):
+                handed = min(to_hand, len(draft.payloads))
+            self._insert(first, draft, handed, wish, outcome, now)
+            to_hand -= handed
+            first += len(draft.payloads)
+
+    def _insert(
+        self, first: JobId, draft: Draft, handed: int, wish: Take | None, outcome: Outcome, now: int
+    ) -> None:
+        """Store one draft, the first `handed` jobs of it as claimed."""
+        db, count = self._access.db, len(draft.payloads)
+        if handed and wish is not None:
+            part = _part(draft, 0, handed)
+            sqlite_step.insert(db, first, part, now, wish.owner)
+            outcome.claims += sqlite_step.claims_of(first, part, now)
+        if handed < count:
+            sqlite_step.insert(db, first + handed, _part(draft, handed, count), now)
+            outcome.left_pending = outcome.left_pending or draft.due_at_once
+
+
+def _cleared(outcome: Outcome) -> Outcome:
+    clean = Outcome()
+    for name in outcome.__struct_fields__:
+        setattr(outcome, name, getattr(clean, name))
+    return outcome
+
+
+def _may_hand(draft: Draft, wish: Take) -> bool:
+    return (
+        wish.handoff
+        and draft.due_at_once
+        and draft.queue in wish.queues
+        and (wish.known is None or draft.task in wish.known)
+    )
+
+
+def _fitting(work: Work, room: int) -> list[Draft]:
+    """Return as much of the drafts as there is room for, in order."""
+    fitting: list[Draft] = []
+    for at, draft in enumerate(work.drafts):
+        count = len(draft.payloads)
+        fitting.append(draft if count <= room or at < work.exempt else _part(draft, 0, max(room, 0)))
+        room -= count
+    return fitting
+
+
+def _note_delays(work: Work, outcome: Outcome) -> None:
+    """Say when somebody has to look for what this step left waiting."""
+    delays = [ack.delay_s for ack in work.acks if ack.state is State.PENDING and ack.delay_s]
+    delays += [draft.delay_s for draft in work.drafts if draft.delay_s is not None]
+    delays += [0.0 for draft in work.drafts if draft.run_at is not None]
+    outcome.next_delay_s = min(delays, default=None)
+    if any(ack.state is State.PENDING and not ack.delay_s for ack in work.acks):
+        outcome.left_pending = True
+
+
+def _before_commit(work: Work) -> None:
+    if work.acks or work.completed:
+        crashpoint("ack.before_commit")
+    if work.drafts:
+        crashpoint("send.before_commit")
+
+
+def _after_commit(work: Work, outcome: Outcome) -> None:
+    if work.acks or work.completed:
+        crashpoint("ack.after_commit")
+    if work.drafts:
+        crashpoint("send.after_commit")
+    elif outcome.claims:
+        crashpoint("claim.after_commit")
+
+
+def _log_bytes(work: Work) -> int:
+    """Estimate what a step adds to the log."""
+    size = _COMMIT_BYTES + _ROW_BYTES * (len(work.completed) + len(work.acks))
+    return size + sum(sum(map(len, d.payloads)) + _ROW_BYTES * len(d.payloads) for d in work.drafts)
+
+
+def _ranges(drafts: Sequence[Draft], first: JobId) -> list[range]:
+    ranges: list[range] = []
+    for draft in drafts:
+        ranges.append(range(first, first + len(draft.payloads)))
+        first += len(draft.payloads)
+    return ranges
+
+
+def _part(draft: Draft, start: int, stop: int) -> Draft:
+    if start == 0 and stop == len(draft.payloads):
+        return draft
+    payloads = draft.payloads[start:stop]
+    return Draft(draft.task, draft.queue, payloads, draft.priority, draft.delay_s, draft.run_at)
+
+
+def _merged(drafts: Sequence[Draft]) -> Iterator[Draft]:
+    """Join neighbours that differ in their payloads alone, so that they share a statement."""
+    waiting: list[Draft] = []
+    for draft in drafts:
+        if waiting and not _alike(waiting[0], draft):
+            yield _joined(waiting)
+            waiting = []
+        waiting.append(draft)
+    if waiting:
+        yield _joined(waiting)
+
+
+def _alike(one: Draft, other: Draft) -> bool:
+    return (one.task, one.queue, one.priority, one.delay_s, one.run_at) == (
+        other.task,
+        other.queue,
+        other.priority,
+        other.delay_s,
+        other.run_at,
+    )
+
+
+def _joined(drafts: Sequence[Draft]) -> Draft:
+    if len(drafts) == 1:
+        return drafts[0]
+    first = drafts[0]
+    payloads = [payload for draft in drafts for payload in draft.payloads]
+    return Draft(first.task, first.queue, payloads, first.priority, first.delay_s, first.run_at)

@@ -1,0 +1,200 @@
+"""The workers of a SQLite store: joining, living, dying, and the rescue of what the dead left."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dutiful.crashpoint import crashpoint
+from dutiful.job import Ack, Claim, JobId
+from dutiful.store import clock, sqlite_look, sqlite_step, sqlite_upkeep
+from dutiful.store.contract import Marks, Owner, WorkerInfo
+from dutiful.store.liveness import Doorbell, Life, Ringer, running_of_dead
+from dutiful.store.sqlite_access import Access
+
+
+@dataclass(slots=True)
+class _Here:
+    """What a worker of this process holds while it lives."""
+
+    life: Life
+    bell: Doorbell
+
+    def end(self) -> None:
+        self.bell.close()
+        self.life.end()
+
+
+class Workers:
+    """The workers of a store, those of this process and others."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._here: dict[Owner, _Here] = {}
+        self._ringer: Ringer | None = None
+
+    # --- ours --------------------------------------------------------------------------------------
+
+    def join(self, name: str, queues: Sequence[str], concurrency: int) -> Owner:
+        """Register an incarnation: its lock is held before its row can be seen."""
+        folder = self._access.folder
+        with contextlib.ExitStack() as undo:
+            here: _Here | None = None
+            if folder is not None:
+                life = Life(folder)
+                undo.callback(life.end)
+                here = _Here(life, Doorbell(folder, life.token))
+                undo.callback(here.bell.close)
+            token = "memory" if here is None else here.life.token
+            with self._access.writing() as now:
+                who = (name, socket.gethostname(), clock.boot_id(), os.getpid(), token, now, now)
+                owner = sqlite_upkeep.add_worker(self._access.db, who, queues, concurrency)
+            if here is not None:
+                self._here[owner] = here
+            undo.pop_all()
+        return owner
+
+    def leave(self, owner: Owner) -> None:
+        """Give back what the worker still owns, and take it out."""
+        with self._access.writing():
+            sqlite_upkeep.give_back(self._access.db, owner)
+            sqlite_upkeep.remove_worker(self._access.db, owner)
+        self._end(owner)
+
+    def _end(self, owner: Owner) -> None:
+        here = self._here.pop(owner, None)
+        if here is not None:
+            here.end()
+
+    def end_all(self) -> None:
+        """Give back locks and sockets; what is still registered then counts as dead."""
+        for owner in list(self._here):
+            self._end(owner)
+        if self._ringer is not None:
+            self._ringer.close()
+            self._ringer = None
+
+    def let_go(self) -> None:
+        """In a forked child: let go of what is the parent's, without touching its files."""
+        for here in self._here.values():
+            here.life.abandon()
+            here.bell.close()
+        self._here.clear()
+        self._ringer = None
+
+    def mark(self, owner: Owner) -> Marks:
+        """Return the marks of a worker; in memory, where nobody could read them, just a dict."""
+        if owner in self._here:
+            return self._here[owner].life.marks
+        unread: dict[int, JobId] = {}
+        return unread
+
+    def held_fd(self, owner: Owner) -> int | None:
+        """Return the descriptor whose lock says that this worker lives."""
+        return self._here[owner].life.fd if owner in self._here else None
+
+    def beat(self, owner: Owner) -> None:
+        """Say that the worker lives; make its lock file again if somebody removed it."""
+        here = self._here.get(owner)
+        if here is not None and not here.life.is_in_place():
+            self._here[owner] = self._again(owner, here)
+        with self._access.writing() as now:
+            sqlite_upkeep.keep_clock(self._access.db)
+            sqlite_upkeep.beat(self._access.db, owner, now)
+
+    def _again(self, owner: Owner, before: _Here) -> _Here:
+        folder = self._access.folder
+        assert folder is not None, "in memory there is no lock file"
+        folder.make()
+        life = Life(folder)
+        life.marks[:] = before.life.marks
+        here = _Here(life, Doorbell(folder, life.token))
+        with self._access.writing():
+            sqlite_upkeep.rename_worker(self._access.db, owner, life.token)
+        before.end()
+        return here
+
+    # --- the others ------------------------------------------------------------------------------------
+
+    def all(self) -> list[WorkerInfo]:
+        """Return the registered workers."""
+        with self._access.looking() as db:
+            return [info for info, _boot in sqlite_look.workers(db)]
+
+    def rescue(
+        self, decide: Callable[[Claim, bool], Ack], *, changed: Callable[[], None]
+    ) -> list[tuple[WorkerInfo, list[Ack]]]:
+        """Put the jobs of dead workers back in line; see Store.rescue."""
+        if self._access.folder is None:
+            return []
+        with self._access.looking() as db:
+            others = [pair for pair in sqlite_look.workers(db) if pair[0].owner not in self._here]
+        rescued: list[tuple[WorkerInfo, list[Ack]]] = []
+        for info, boot in others:
+            is_dead, running = self._look_at(info, boot)
+            acks = self._rescue_one(info, running, decide) if is_dead else None
+            if acks is not None:
+                changed()
+                self._access.folder.forget(info.token)
+                rescued.append((info, acks))
+        return rescued
+
+    def _look_at(self, info: WorkerInfo, boot: str) -> tuple[bool, frozenset[JobId] | None]:
+        """Return whether a worker is dead, and what it was running then, as far as is known."""
+        if boot != clock.boot_id():
+            return True, frozenset()  # the machine went down: no job's fault
+        assert self._access.folder is not None, "in memory there are no others"
+        path = self._access.folder.path / f"{info.token}.lock"
+        if path.exists():
+            return running_of_dead(path)
+        # Its lock file is gone, which says nothing: its heartbeat decides.
+        return clock.wall_ms() - info.seen_at > sqlite_upkeep.LEASE_MS, None
+
+    def _rescue_one(
+        self, info: WorkerInfo, running: frozenset[JobId] | None, decide: Callable[[Claim, bool], Ack]
+    ) -> list[Ack] | None:
+        """Rescue in one transaction; None if somebody else was first."""
+        with self._access.writing() as now:
+            db = self._access.db
+            if not sqlite_upkeep.remove_worker(db, info.owner):
+                return None
+            acks = [
+                decide(claim, running is None or claim.id in running)
+                for claim in sqlite_upkeep.running_of(db, info.owner)
+            ]
+            if acks:
+                sqlite_step.ack(db, acks, now=now, worker=info.name)
+            crashpoint("rescue.before_commit")
+        crashpoint("rescue.after_commit")
+        return acks
+
+    def remove_orphans(self) -> None:
+        """Remove lock files of workers that died between making it and their first commit."""
+        folder = self._access.folder
+        if folder is None:
+            return
+        known = {info.token for info in self.all()}
+        for token in folder.tokens() - known:
+            if running_of_dead(folder.path / f"{token}.lock")[0]:
+                folder.forget(token)
+
+    # --- bells --------------------------------------------------------------------------------------------
+
+    def ring(self) -> None:
+        """Wake the workers of other processes."""
+        folder = self._access.folder
+        if folder is None or not self._access.is_open:
+            return
+        if self._ringer is None:
+            self._ringer = Ringer(folder)
+        self._ringer.ring({f"{here.life.token}.sock" for here in self._here.values()})
+
+    def doorbell(self) -> int | None:
+        """Return what becomes readable when somebody rings."""
+        return next((here.bell.fileno() for here in self._here.values()), None)
+
+    def hush(self) -> None:
+        """Take the rings that came in."""
+        for here in self._here.values():
+            here.bell.hush()
