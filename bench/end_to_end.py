@@ -6,6 +6,7 @@ unfinished job: encoding, storing, decoding and calling the handler are all with
 """
 
 import time
+from functools import partial
 from pathlib import Path
 
 from bench import raw
@@ -29,12 +30,8 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
         ("end to end, all completed kept", KEEP_ALL, 0.35),
         ("end to end, default (newest 10,000 kept)", None, None),
     ]
+    limit = partial(raw.batches_per_s, folder, jobs)
     return [
-        share_figure(
-            name,
-            alternate(lambda: raw.batches_per_s(folder, jobs), lambda k=keep: rate(folder, jobs, k), rounds),  # type: ignore[misc]
-            at_least,
-            "raw",
-        )
+        share_figure(name, alternate(limit, partial(rate, folder, jobs, keep), rounds), at_least, "raw")
         for name, keep, at_least in kinds
     ]

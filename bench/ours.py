@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.raw import PAYLOAD
-from dutiful import Keep, Worker
+from dutiful import Keep, State, Worker
 
 TASK = "noop"
 KEEP_ALL = Keep(count=10**9)
@@ -40,7 +40,7 @@ def wait_until_done(worker: Worker) -> None:
     while time.monotonic() < until:
         began = time.monotonic()
         counts = worker.counts()
-        if not counts.pending and not counts.running:
+        if not counts.by_state[State.PENDING] and not counts.by_state[State.RUNNING]:
             return
         # Counting a million rows takes its time: look seldom enough to leave the worker alone.
         time.sleep(max(0.001, 10 * (time.monotonic() - began)))

@@ -95,7 +95,7 @@ def machine(folder: Path) -> list[str]:
     """Say where this was measured."""
     return [
         f"- Date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        f"- Command: `python -m bench {' '.join(sys.argv[1:])}`".replace(" `", "`").rstrip(),
+        f"- Command: `{' '.join(['python -m bench', *sys.argv[1:]])}`",
         f"- Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} CPUs ({_cpu()}), "
         f"{platform.system()} {platform.release()}",
         f"- Files in `{folder}` on {file_system(folder)}; WAL, synchronous=FULL; load at the start {os.getloadavg()[0]:.1f}",

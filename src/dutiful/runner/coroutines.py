@@ -8,12 +8,11 @@ reached asyncio would end the loop for all.
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from dutiful.runner.attempt import Attempt
+from dutiful.runner.attempt import Attempt
 
-Ended = Callable[["Attempt", object, BaseException | None], None]
+Ended = Callable[[Attempt, object, BaseException | None], None]
 
 
 class Coroutines:
@@ -35,15 +34,15 @@ class Coroutines:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    def start(self, attempt: "Attempt", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def start(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run an attempt."""
         self._loop.call_soon_threadsafe(self._start, attempt, args, kwargs)
 
-    def _start(self, attempt: "Attempt", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _start(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         task = self._loop.create_task(self._attempt(attempt, args, kwargs))
         self._tasks[attempt] = task  # the loop itself keeps only weak references
 
-    async def _attempt(self, attempt: "Attempt", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    async def _attempt(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         value: object = None
         failure: BaseException | None = None
         limit = asyncio.timeout(attempt.entry.timeout_s)
@@ -56,11 +55,11 @@ class Coroutines:
         self._tasks.pop(attempt, None)
         self._ended(attempt, value, failure)
 
-    def cancel(self, attempt: "Attempt") -> None:
+    def cancel(self, attempt: Attempt) -> None:
         """Cancel an attempt, from any thread."""
         self._loop.call_soon_threadsafe(self._cancel, attempt)
 
-    def _cancel(self, attempt: "Attempt") -> None:
+    def _cancel(self, attempt: Attempt) -> None:
         # Starts and cancels come through one queue, in order, so it has been started.
         task = self._tasks.get(attempt)
         if task is not None:

@@ -20,7 +20,8 @@ from dutiful.events import (
 )
 from dutiful.job import Ack, Claim, Interrupted, State
 from dutiful.registry import Registry
-from dutiful.runner.attempt import Attempt, Attempts
+from dutiful.runner.attempt import Attempt
+from dutiful.runner.attempts import Attempts
 from dutiful.runner.failure import crashed
 from dutiful.runner.loop import Loop
 from dutiful.runner.slots import Slots
