@@ -31,6 +31,7 @@ from dutiful.errors import (
 from dutiful.handle import Job, Jobs
 from dutiful.job import AttemptError, Cancel, Discard, Record, Snooze, State
 from dutiful.registry import Handler
+from dutiful.sending import SendOptions
 from dutiful.store.contract import Counts, WorkerInfo
 from dutiful.task import Task
 from dutiful.worker import Worker
@@ -62,6 +63,7 @@ __all__ = [
     "Record",
     "Retry",
     "SchemaTooNew",
+    "SendOptions",
     "Snooze",
     "State",
     "StoreBusy",

@@ -1,10 +1,12 @@
 """From a payload to a stored job: drafts, and the bound on unfinished jobs."""
 
+import difflib
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from typing import Any, TypedDict
 
 from dutiful.config import Config
 from dutiful.errors import BufferFull, ConfigError
@@ -21,33 +23,61 @@ PRIORITY_MAX = 2**31
 LOOK_S = 0.01
 
 
-class SendingOptions:
+class SendOptions(TypedDict, total=False):
+    """
+    How to send; what each means is said at `Worker.send`.
+
+    A typed dict, so that all ways of sending share one list, and a type checker knows it.
+    """
+
+    task: type | str | None
+    queue: str | None
+    delay: float | timedelta | None
+    run_at: datetime | None
+    priority: int
+    transaction: Any
+    timeout: float | None
+
+
+class Sending:
     """The checked options of one `send`."""
 
-    __slots__ = ("delay_s", "priority", "queue", "run_at", "task")
+    __slots__ = (
+        "_config",
+        "_registry",
+        "delay_s",
+        "priority",
+        "queue",
+        "run_at",
+        "task",
+        "timeout",
+        "transaction",
+    )
 
-    def __init__(
-        self,
-        registry: Registry,
-        config: Config,
-        *,
-        task: type | str | None,
-        queue: str | None,
-        delay: float | timedelta | None,
-        run_at: datetime | None,
-        priority: int,
-    ) -> None:
+    def __init__(self, registry: Registry, config: Config, options: SendOptions) -> None:
+        if options.keys() - _OPTIONS:
+            raise ConfigError(_unknown(options))
+        self._registry = registry
+        self._config = config
+        task, queue = options.get("task"), options.get("queue")
         self.task = None if task is None else registry.resolve_task(task)
-        self.queue = config.queues[0] if queue is None else check_name(queue, "queue")
-        self.delay_s = _delay_s(delay)
-        self.run_at = _instant(run_at)
-        self.priority = _priority(priority)
-        if delay is not None and run_at is not None:
+        self.queue = None if queue is None else check_name(queue, "queue")
+        self.delay_s = _delay_s(options.get("delay"))
+        self.run_at = _instant(options.get("run_at"))
+        self.priority = _priority(options.get("priority", 0))
+        self.transaction = options.get("transaction")
+        self.timeout = options.get("timeout")
+        if options.get("delay") is not None and self.run_at is not None:
             raise ConfigError("delay= and run_at= were both given; use one. Nothing was stored.")
 
     def draft(self, task: str, payloads: list[str]) -> Draft:
         """Return the draft of jobs with these options."""
-        return Draft(task, self.queue, payloads, self.priority, self.delay_s, self.run_at)
+        queue = self.queue or self._queue_of(task)
+        return Draft(task, queue, payloads, self.priority, self.delay_s, self.run_at)
+
+    def _queue_of(self, task: str) -> str:
+        entry = self._registry.entry(task)
+        return self._config.queues[0] if entry is None or entry.queue is None else entry.queue
 
 
 class Drafting:
@@ -57,14 +87,12 @@ class Drafting:
         self._registry = registry
         self._config = config
 
-    def one(self, payload: object, options: SendingOptions) -> Draft:
+    def one(self, payload: object, options: Sending) -> Draft:
         """Return the draft of one job."""
         task = options.task or self._registry.task_of(payload)
         return options.draft(task, [encode(payload, task, self._config.payload_bytes_max)])
 
-    def chunks(
-        self, payloads: Iterable[object], options: SendingOptions, jobs_max: int
-    ) -> Iterator[list[Draft]]:
+    def chunks(self, payloads: Iterable[object], options: Sending, jobs_max: int) -> Iterator[list[Draft]]:
         """
         Return drafts of many jobs, a chunk at a time; a chunk is read only when it is asked for.
 
@@ -135,6 +163,16 @@ class Room:
             raise BufferFull(self._buffer or 0, timeout or 0.0)
         with self._made:
             self._made.wait(rest_s)
+
+
+_OPTIONS = frozenset(SendOptions.__annotations__)
+
+
+def _unknown(options: SendOptions) -> str:
+    wrong = min(options.keys() - _OPTIONS)
+    near = difflib.get_close_matches(wrong, _OPTIONS, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(sorted(_OPTIONS))}."
+    return f"unknown option {wrong!r}; nothing was stored.{hint}"
 
 
 def _rest(drafts: list[Draft], stored: list[range]) -> list[Draft]:

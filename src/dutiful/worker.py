@@ -7,9 +7,8 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from dutiful import config as settings
 from dutiful.config import Config, Keep
@@ -21,7 +20,7 @@ from dutiful.handle import Job, Jobs, in_thread
 from dutiful.job import JobId, Record, State
 from dutiful.registry import Handler, Registry
 from dutiful.runner.runner import Runner
-from dutiful.sending import CHUNK_JOBS, Drafting, Room, SendingOptions
+from dutiful.sending import CHUNK_JOBS, Drafting, Room, Sending, SendOptions
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Counts, Draft, Query, Store, WorkerInfo
 from dutiful.store.sqlite import MEMORY, SqliteStore
@@ -230,18 +229,7 @@ class Worker:
 
     # --- sending ---------------------------------------------------------------------------------
 
-    def send(
-        self,
-        payload: object,
-        *,
-        task: type | str | None = None,
-        queue: str | None = None,
-        delay: float | timedelta | None = None,
-        run_at: datetime | None = None,
-        priority: int = 0,
-        transaction: Any = None,
-        timeout: float | None = None,
-    ) -> Job:
+    def send(self, payload: object, **options: Unpack[SendOptions]) -> Job:
         """
         Store a job. When this returns it is on disk, and will be run.
 
@@ -251,7 +239,7 @@ class Worker:
             queue: Default: the handler's, or the worker's first.
             delay: Seconds, or a timedelta, until it is due; 0 or more.
             run_at: The instant when it is due: a datetime with a time zone.
-            priority: Higher runs first.
+            priority: Higher runs first; default 0.
             transaction: Your own connection to the same database, in a transaction: the job
                 exists if that commits.
             timeout: With `buffer`, seconds to wait for room; None waits for ever.
@@ -262,27 +250,18 @@ class Worker:
             WorkerStopped: After `stop()`. StoreError: The store cannot do it.
             In all of these nothing was stored.
         """
-        options = self._options(task, queue, delay, run_at, priority)
-        exempt = self._is_handler_here()
-        with self._door.inside(exempt=exempt and self._runner is not None):
-            store = self.opened()
-            draft = self._routed(self._drafting.one(payload, options), queue)
-            if transaction is not None:
-                return Job(self, store.insert_in(transaction, [draft])[0][0])
-            return Job(self, self._stored([draft], timeout, exempt=exempt)[0][0])
+        return self._send(payload, options, exempt=self._is_handler_here())
 
-    def send_many(
-        self,
-        payloads: Iterable[object],
-        *,
-        task: type | str | None = None,
-        queue: str | None = None,
-        delay: float | timedelta | None = None,
-        run_at: datetime | None = None,
-        priority: int = 0,
-        transaction: Any = None,
-        timeout: float | None = None,
-    ) -> Jobs:
+    def _send(self, payload: object, options: SendOptions, *, exempt: bool) -> Job:
+        how = Sending(self._registry, self._config, options)
+        with self._door.inside(exempt=exempt):
+            store = self.opened()
+            draft = self._drafting.one(payload, how)
+            if how.transaction is not None:
+                return Job(self, store.insert_in(how.transaction, [draft])[0][0])
+            return Job(self, self._stored([draft], how, exempt=exempt)[0][0])
+
+    def send_many(self, payloads: Iterable[object], **options: Unpack[SendOptions]) -> Jobs:
         """
         Store many jobs, a thousand per commit: the fast way. The options are those of `send`.
 
@@ -290,53 +269,52 @@ class Worker:
             As `send`. Chunks before the one at fault stay stored; a note on the error says
             how many jobs that are.
         """
-        options = self._options(task, queue, delay, run_at, priority)
-        exempt = self._is_handler_here()
+        return self._send_many(payloads, options, exempt=self._is_handler_here())
+
+    def _send_many(self, payloads: Iterable[object], options: SendOptions, *, exempt: bool) -> Jobs:
+        how = Sending(self._registry, self._config, options)
         ranges: list[range] = []
-        with self._door.inside(exempt=exempt and self._runner is not None):
+        with self._door.inside(exempt=exempt):
             store = self.opened()
             try:
-                for chunk in self._drafting.chunks(payloads, options, self._chunk_jobs()):
-                    drafts = [self._routed(draft, queue) for draft in chunk]
-                    if transaction is not None:
-                        ranges += store.insert_in(transaction, drafts)
+                for drafts in self._drafting.chunks(payloads, how, self._chunk_jobs()):
+                    if how.transaction is not None:
+                        ranges += store.insert_in(how.transaction, drafts)
                     else:
-                        ranges += self._stored(drafts, timeout, exempt=exempt)
+                        ranges += self._stored(drafts, how, exempt=exempt)
             except DutifulError as error:
                 error.add_note(f"{sum(map(len, ranges))} jobs of this send_many were stored before.")
                 raise
         return Jobs(self, ranges)
 
-    async def asend(
-        self,
-        payload: object,
-        *,
-        task: type | str | None = None,
-        queue: str | None = None,
-        delay: float | timedelta | None = None,
-        run_at: datetime | None = None,
-        priority: int = 0,
-        timeout: float | None = None,
-    ) -> Job:
-        """`send`, without blocking the event loop; same promise, same errors. Many at once share commits."""
-        if self._config.buffer is not None:
-            return await in_thread(
-                self.send,
-                payload,
-                task=task,
-                queue=queue,
-                delay=delay,
-                run_at=run_at,
-                priority=priority,
-                timeout=timeout,
-            )
-        options = self._options(task, queue, delay, run_at, priority)
-        exempt = self._is_handler_here() and self._runner is not None
+    async def asend(self, payload: object, **options: Unpack[SendOptions]) -> Job:
+        """
+        `send`, without blocking the event loop; same promise, same errors. Many at once share commits.
+
+        Raises:
+            ConfigError: `transaction` was given; a connection belongs to its own thread.
+        """
+        if options.get("transaction") is not None:
+            raise ConfigError("asend() takes no transaction=; nothing was stored. Use send().")
+        exempt = self._is_handler_here()
+        if self._config.buffer is not None:  # it may have to wait for room
+            return await in_thread(self._send, payload, options, exempt=exempt)
+        how = Sending(self._registry, self._config, options)
         with self._door.inside(object(), exempt=exempt):
             if not self._is_open:
                 await in_thread(self.opened)
-            draft = self._routed(self._drafting.one(payload, options), queue)
-            return Job(self, (await self._edge().store([draft]))[0][0])
+            return Job(self, (await self._edge().store([self._drafting.one(payload, how)]))[0][0])
+
+    async def asend_many(
+        self, payloads: "Iterable[object] | AsyncIterable[object]", **options: Unpack[SendOptions]
+    ) -> Jobs:
+        """`send_many`, without blocking the event loop; payloads may come asynchronously."""
+        exempt = self._is_handler_here()
+        ranges: list[range] = []
+        async for chunk in _in_chunks(payloads, self._chunk_jobs()):
+            sent = await in_thread(self._send_many, chunk, options, exempt=exempt)
+            ranges += sent.ranges
+        return Jobs(self, ranges)
 
     def _edge(self) -> "AsyncEdge":
         if self._async is None:
@@ -345,62 +323,8 @@ class Worker:
             self._async = AsyncEdge(self._committer)
         return self._async
 
-    async def asend_many(
-        self,
-        payloads: "Iterable[object] | AsyncIterable[object]",
-        *,
-        task: type | str | None = None,
-        queue: str | None = None,
-        delay: float | timedelta | None = None,
-        run_at: datetime | None = None,
-        priority: int = 0,
-        timeout: float | None = None,
-    ) -> Jobs:
-        """`send_many`, without blocking the event loop; payloads may come asynchronously."""
-        ranges: list[range] = []
-        async for chunk in _in_chunks(payloads, self._chunk_jobs()):
-            sent = await in_thread(
-                self.send_many,
-                chunk,
-                task=task,
-                queue=queue,
-                delay=delay,
-                run_at=run_at,
-                priority=priority,
-                timeout=timeout,
-            )
-            ranges += sent.ranges
-        return Jobs(self, ranges)
-
-    def _options(
-        self,
-        task: type | str | None,
-        queue: str | None,
-        delay: float | timedelta | None,
-        run_at: datetime | None,
-        priority: int,
-    ) -> SendingOptions:
-        return SendingOptions(
-            self._registry,
-            self._config,
-            task=task,
-            queue=queue,
-            delay=delay,
-            run_at=run_at,
-            priority=priority,
-        )
-
-    def _routed(self, draft: Draft, queue: str | None) -> Draft:
-        """Send to the handler's own queue, unless the caller named one."""
-        if queue is not None:
-            return draft
-        entry = self._registry.entry(draft.task)
-        if entry is None or entry.queue is None or entry.queue == draft.queue:
-            return draft
-        return Draft(draft.task, entry.queue, draft.payloads, draft.priority, draft.delay_s, draft.run_at)
-
-    def _stored(self, drafts: list[Draft], timeout: float | None, *, exempt: bool) -> list[range]:
-        return self._room.store(drafts, timeout, exempt=exempt, check=self._door.check)
+    def _stored(self, drafts: list[Draft], how: Sending, *, exempt: bool) -> list[range]:
+        return self._room.store(drafts, how.timeout, exempt=exempt, check=self._door.check)
 
     def _chunk_jobs(self) -> int:
         buffer = self._config.buffer

@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED_FROM = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 EXAMPLES = [*sorted((ROOT / "examples").glob("*.py")), ROOT / "examples/stdlib_hashes/demo.py"]
 SERVER = ROOT / "examples/webapp.py"  # serves until it is killed: webapp_crash.py runs it
-RUN_S = 50
+RUN_S = 30
 
 # A mark, the block, and what it prints.
 BLOCK = re.compile(

@@ -8,9 +8,13 @@ reached asyncio would end the loop for all.
 import asyncio
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from dutiful.runner.attempt import Attempt
+
+# Goes along into the threads of asyncio.to_thread.
+_within: ContextVar[object] = ContextVar("dutiful_within", default=None)
 
 Ended = Callable[[Attempt, object, BaseException | None], None]
 
@@ -43,6 +47,7 @@ class Coroutines:
         self._tasks[attempt] = task  # the loop itself keeps only weak references
 
     async def _attempt(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        _within.set(self)
         value: object = None
         failure: BaseException | None = None
         limit = asyncio.timeout(attempt.entry.timeout_s)
@@ -66,8 +71,8 @@ class Coroutines:
             task.cancel()
 
     def runs_here(self) -> bool:
-        """Whether this very thread is the event loop's."""
-        return self._thread is threading.current_thread()
+        """Whether this is a handler's code, on the loop or in a thread that it waits for."""
+        return self._thread is threading.current_thread() or _within.get() is self
 
     def end(self) -> None:
         """Stop the loop and its thread. All attempts have ended before."""
