@@ -7,7 +7,7 @@ Imported with the first `asend`, so that a program without asyncio does not pay 
 import asyncio
 from collections import deque
 
-from dutiful.store.committer import Committer, Sending
+from dutiful.store.committer import Committer, Sending, own_copy
 from dutiful.store.contract import Draft
 
 
@@ -26,7 +26,7 @@ class AsyncEdge:
         self._committer.post(sending)
         await future
         if sending.error is not None:
-            raise sending.error
+            raise own_copy(sending.error)
         return sending.stored
 
     def _done(

@@ -1,10 +1,11 @@
 """Who is inside `send` right now, so that `stop` can wait for them and nobody slips in after."""
 
+import os
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from dutiful.errors import WorkerStopped
+from dutiful.errors import ForkedProcess, WorkerStopped
 
 
 class Door:
@@ -15,6 +16,7 @@ class Door:
         self._inside: set[object] = set()
         self._left = threading.Event()
         self._is_open = True
+        self._pid = 0
 
     @property
     def is_open(self) -> bool:
@@ -24,6 +26,27 @@ class Door:
     def is_inside(self) -> bool:
         """Whether this very thread is inside: it cannot wait for itself to leave."""
         return threading.get_ident() in self._inside
+
+    def use_here(self) -> None:
+        """From now on it belongs to this process: what it leads to is open here."""
+        self._pid = os.getpid()
+
+    def use_anywhere(self) -> None:
+        """What it leads to is closed: a forked child may open its own."""
+        self._pid = 0
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether it belongs to a parent of this process."""
+        return self._pid not in (0, os.getpid())
+
+    def check_process(self) -> None:
+        """
+        Raises:
+            ForkedProcess: It belongs to the parent of this process, whose locks may be held for ever here.
+        """
+        if self.is_forked:
+            raise ForkedProcess(self._pid)
 
     def check(self) -> None:
         """
@@ -41,6 +64,7 @@ class Door:
         Raises:
             WorkerStopped: The door is closed.
         """
+        self.check_process()
         me = threading.get_ident() if who is None else who
         if me in self._inside:  # a generator given to send_many sends itself
             yield

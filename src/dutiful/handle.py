@@ -143,7 +143,9 @@ class Job:
             JobFailed: It is dead or cancelled; the message has the last error.
             JobTimeout, JobNotFound: As for `wait`.
         """
-        record = self.wait(timeout)
+        return self._result_of(self.wait(timeout))
+
+    def _result_of(self, record: Record) -> Any:
         if record.state is not State.COMPLETED:
             last = record.errors[-1] if record.errors else None
             text = (
@@ -153,12 +155,21 @@ class Job:
         return None if record.result is None else decode_plain(record.result)
 
     async def await_(self, timeout: float | None = None) -> Record:
-        """`wait`, without blocking the event loop."""
-        return await in_thread(self.wait, timeout)
+        """`wait`, without blocking the event loop, or a thread while the job runs."""
+        import asyncio  # as above
+
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            record = await self.arefresh()
+            if record.state in FINISHED:
+                return record
+            if until is not None and time.monotonic() >= until:
+                raise JobTimeout(self.id, timeout or 0.0)
+            await asyncio.sleep(LOOK_S)
 
     async def aresult(self, timeout: float | None = None) -> Any:
         """`result`, without blocking the event loop; so is `await job`."""
-        return await in_thread(self.result, timeout)
+        return self._result_of(await self.await_(timeout))
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.aresult().__await__()

@@ -1,5 +1,6 @@
 """The front door: `Worker`."""
 
+import atexit
 import dataclasses
 import os
 import sys
@@ -342,6 +343,7 @@ class Worker:
         Raises:
             AlreadyStarted: It runs. StoreError: The store cannot be used; nothing was started.
         """
+        self._door.check_process()
         with self._changing:
             if self._runner is not None:
                 raise AlreadyStarted(self._config.name)
@@ -356,6 +358,8 @@ class Worker:
             self._runner = runner
             self._is_stopped = False
             self._door.open()
+            # Holds on to the worker while it runs, even if nobody else does.
+            atexit.register(self._stop_at_exit)
 
     def stop(self, timeout: float | None = None, *, drain: bool | None = None) -> None:
         """
@@ -371,6 +375,7 @@ class Worker:
             drain: Finish all that is ready first. Default: only for ":memory:", where it
                 would be lost.
         """
+        self._door.check_process()
         if self._must_not_wait():
             threading.Thread(
                 target=self.stop, args=(timeout,), kwargs={"drain": drain}, name="dutiful-stop"
@@ -382,6 +387,10 @@ class Worker:
             self._is_stopped = True
             self._door.close(self._room.made)
             self._stop(timeout, self._is_in_memory() if drain is None else drain)
+
+    def _stop_at_exit(self) -> None:
+        if not self._door.is_forked:
+            self.stop(self._config.grace_s)
 
     def _must_not_wait(self) -> bool:
         return self._is_handler_here() or self._door.is_inside() or self._committer.is_leading_here
@@ -396,6 +405,7 @@ class Worker:
             runner.drain(until)
         is_over = runner.stop(time.monotonic() + self._or_grace(timeout) if until is None else until)
         self._runner = None
+        atexit.unregister(self._stop_at_exit)
         if is_over:
             self._close()
         else:
@@ -416,6 +426,7 @@ class Worker:
                     self._events.emit(JobsLost(self._config.name, lost))
             self._store.close()
             self._is_open = False
+            self._door.use_anywhere()
         if self._at_exit is not None:
             self._at_exit.detach()
             self._at_exit = None
@@ -469,11 +480,13 @@ class Worker:
 
     def opened(self) -> Store:
         """Return the store, opened if need be."""
+        self._door.check_process()
         if not self._is_open:
             with self._changing:
                 if not self._is_open:
                     self._store.open()
                     self._is_open = True
+                    self._door.use_here()
                     self._at_exit = weakref.finalize(self, _close_at_exit, self._committer, self._store)
         return self._store
 

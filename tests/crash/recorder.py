@@ -14,9 +14,12 @@ What we could not replay (`write` or `pwritev` on a database file) is refused, n
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,11 +113,27 @@ def record(argv: Sequence[str], *, db: Path, marks: Path, trace: Path, timeout_s
     if db.exists():
         raise RecordingFailed(f"{db} is there already; a recording begins with nothing")
     command = [*strace(trace), *argv]
-    done = subprocess.run(command, timeout=timeout_s, capture_output=True, text=True, check=False)
+    done = run(command, timeout_s=timeout_s)
     if done.returncode:
         raise RecordingFailed(f"exit status {done.returncode}: {done.stderr[-2000:]}")
     with trace.open() as lines:
         return list(events(calls(lines), db=db, marks=marks))
+
+
+def run(command: Sequence[str], *, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; when the time is up, kill all that it has started and show their stacks."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            said, errors = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGUSR1)  # the app shows its stacks; strace may die of it
+            time.sleep(0.5)
+            os.killpg(process.pid, signal.SIGKILL)
+            said, errors = process.communicate()
+            raise RecordingFailed(f"not ended within {timeout_s} s: {errors[-20_000:]}") from None
+    return subprocess.CompletedProcess(command, process.returncode, said, errors)
 
 
 def strace(trace: Path) -> list[str]:

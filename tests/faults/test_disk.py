@@ -17,6 +17,7 @@ import pytest
 
 from dutiful import StoreError, StoreFull, StoreUnavailable, Worker
 from tests.crash.harness import Books, program, wait_until
+from tests.crash.recorder import run
 from tests.faults import disk
 
 APP = Path(__file__).parent.parent / "crash" / "programs" / "app.py"
@@ -109,8 +110,7 @@ def _app_under(
     paths = [db, db.with_name("jobs.db-wal")]
     command = disk.failing(calls, error, when, paths=paths, log=log)
     argv = [*command, str(APP), str(folder), "--stop", *options]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    return done, disk.injected(log)
+    return run(argv, timeout_s=60), disk.injected(log)
 
 
 def _finish(books: Books) -> None:

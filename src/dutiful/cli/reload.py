@@ -1,5 +1,6 @@
 """Noticing that a source file changed. The one file that knows watchfiles."""
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ def watch(folders: Sequence[Path], changed: Callable[[str], None]) -> Callable[[
         raise codes.Refused(
             "--reload needs watchfiles; install it with: pip install 'dutiful[reload]'"
         ) from error
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # "1 change detected": we say which
     ended = threading.Event()
 
     def look() -> None:

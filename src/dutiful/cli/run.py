@@ -70,7 +70,7 @@ def command(args: argparse.Namespace) -> int:
 
 def _until_stopped(worker: Worker, signals: Signals) -> int:
     _next(signals)
-    logs.log.info("stopping: running jobs may finish; a second signal stops at once")
+    logs.log.info("stopping: running jobs get their grace time; a second signal stops at once")
     stopping = threading.Thread(target=_stop, args=(worker, signals), name="dutiful-cli-stop", daemon=True)
     stopping.start()
     number = _next(signals)

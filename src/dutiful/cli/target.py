@@ -92,14 +92,14 @@ def _failed(place: str, error: Exception) -> codes.Refused:
     if isinstance(error, codes.Refused):
         return error
     if isinstance(error, SyntaxError) and error.filename:
-        where = f"{error.filename}, line {error.lineno}"
+        text, where = error.msg, f"{error.filename}, line {error.lineno}"
     else:
         frames = [
             frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
         ]
-        where = f"{frames[-1].filename}, line {frames[-1].lineno}"
+        text, where = str(error), f"{frames[-1].filename}, line {frames[-1].lineno}"
     return codes.Refused(
-        f"{place} cannot be imported: {type(error).__name__}: {error} ({where}). --traceback shows all of it."
+        f"{place} cannot be imported: {type(error).__name__}: {text} ({where}). --traceback shows all of it."
     )
 
 

@@ -117,7 +117,7 @@ class Runner:
             doorbell=bell,
             hush=self._store.hush,
         )
-        self._upkeep = Upkeep(self._duties(), self._events, self._config.name)
+        self._upkeep = Upkeep(self._duties(), self._events, self._config.name, trouble=self._trouble)
         self._committer.trouble = self._trouble
         self._committer.taker = self
         self._is_taking = True
@@ -356,21 +356,19 @@ class Runner:
 
     def drain(self, until: float | None) -> None:
         """Wait until all that is ready has been finished, or the time is up."""
-        while not self._is_drained():
+        while not self._committer.between_steps(self._is_drained):
             rest_s = 0.05 if until is None else min(0.05, until - time.monotonic())
             if rest_s <= 0:
                 return
+            if self._slots.is_idle:
+                self._committer.kick()
+                self._wake()
+                rest_s = min(rest_s, 0.002)
             with self._idle:
-                if not self._slots.is_idle:
-                    self._idle.wait(rest_s)
-                else:
-                    self._wake()
-                    self._idle.wait(0.002)
+                self._idle.wait(rest_s)
 
     def _is_drained(self) -> bool:
         if not self._slots.is_idle or self._committer.has_outcomes():
-            if self._slots.is_idle:
-                self._committer.kick()
             return False
         due_s = self._store.next_due_s(self._config.queues)
         return due_s is None or due_s > 0

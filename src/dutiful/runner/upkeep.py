@@ -34,7 +34,10 @@ class Duty:
 class Upkeep:
     """A thread that does duties when they are due, and calls back at given times."""
 
-    def __init__(self, duties: list[Duty], events: Events, worker: str) -> None:
+    def __init__(
+        self, duties: list[Duty], events: Events, worker: str, *, trouble: Callable[[StoreError], None]
+    ) -> None:
+        self._trouble = trouble
         self._duties = duties
         self._events = events
         self._worker = worker
@@ -92,7 +95,7 @@ class Upkeep:
         try:
             function()
         except StoreError as error:
-            self._events.emit(WorkerFault(self._worker, name, str(error)))
+            self._trouble(error)
         except Exception as error:  # noqa: BLE001  # one duty must not end the others
             self._events.emit(WorkerFault(self._worker, name, repr(error)))
 

@@ -11,6 +11,7 @@ Nothing is in doubt after an interruption: the step's outcome says whether it co
 and what did not is put back in the queues.
 """
 
+import copy
 import threading
 import time
 from collections import deque
@@ -115,7 +116,7 @@ class Committer:
             self._withdraw(sending)
             raise
         if sending.error is not None:
-            raise sending.error
+            raise own_copy(sending.error)
         return sending.stored
 
     def post(self, sending: Sending) -> None:
@@ -150,6 +151,11 @@ class Committer:
         """Do one step now: what waits is written, and what is wished is taken."""
         with self._lead:
             self._step()
+
+    def between_steps(self, look: Callable[[], bool]) -> bool:
+        """Return what `look` says while no step is under way, so that nothing is half handed over."""
+        with self._lead:
+            return look()
 
     def has_outcomes(self) -> bool:
         """Whether anything that attempts came to is not on disk yet."""
@@ -315,6 +321,13 @@ class Committer:
             if thread is not threading.current_thread():
                 thread.join()
             self._wake.clear()
+
+
+def own_copy(error: BaseException) -> BaseException:
+    """Return a copy to raise: one error may meet many senders, and each adds its traceback."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
 
 
 def _drained(queue: deque[T]) -> list[T]:

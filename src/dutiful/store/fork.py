@@ -26,8 +26,12 @@ class ForkGuard:
 
     @property
     def is_forked(self) -> bool:
-        """Whether this process is not the one that made it."""
+        """Whether this process is a child of the one that opened it."""
         return os.getpid() != self._pid
+
+    def renew(self) -> None:
+        """It is opened here and now: what was made before a fork and never used is free to use."""
+        self._pid = os.getpid()
 
     def check(self) -> None:
         """

@@ -65,10 +65,12 @@ class Access:
 
     def open(self) -> bool:
         """Open or create the store; return whether it was closed before."""
-        self._fork.check()
+        if self.is_open:
+            self._fork.check()
         with self._opening:
             if self.is_open:
                 return False
+            self._fork.renew()
             if self.folder is not None:
                 prepare(self.path)
                 self.folder.make()
@@ -121,8 +123,8 @@ class Access:
             self._lock.close()
 
     def _after_fork(self) -> None:
-        self._let_go()
         if self.is_open:
+            self._let_go()
             self._fork.immortalize(self.db, self.reader)
             self._lock.close()
 

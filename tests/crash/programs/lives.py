@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is for the apps: where do you hang?
 app, folder = sys.argv[1:]
 
 

@@ -1,0 +1,195 @@
+"""
+Each statement goes by the index that its comment names, and none walks through all jobs.
+
+What the store really executes is looked at: every statement is traced while it does
+everything it can, then explained. So a new statement is seen without being listed here.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from dutiful.config import Keep
+from dutiful.job import Ack, ErrorInfo, State
+from dutiful.store import sqlite_look, sqlite_step, sqlite_upkeep
+from dutiful.store.contract import Draft, Outcome, Query, Take, Work
+from dutiful.store.sqlite import SqliteStore
+
+PK = "PRIMARY KEY"
+BOOM = ErrorInfo("E", "m", "t")
+
+
+@pytest.fixture
+def store(tmp_path) -> Iterator[SqliteStore]:
+    """A file with jobs in all states, and ANALYZE never run, as with users."""
+    store = SqliteStore(str(tmp_path / "jobs.db"))
+    store.open()
+    owner = store.join("w", ["q"], 1)
+    _step(store, drafts=[Draft("t", "q", ["1"] * 40, priority=p) for p in range(3)])
+    outcome = _step(store, take=Take(owner, ("q",), 60))
+    ends = [State.COMPLETED, State.DEAD, State.CANCELLED, State.PENDING]
+    acks = [Ack(c.id, 1, ends[c.id % 4], 0, c.id % 2, error=BOOM) for c in outcome.claims[:40]]
+    _step(store, acks=acks)
+    yield store
+    store.close()
+
+
+def _step(store, **wishes) -> Outcome:
+    outcome = Outcome()
+    store.exchange(Work(**wishes), outcome)
+    return outcome
+
+
+def _plan(db: sqlite3.Connection, sql: str) -> list[str]:
+    # Traced statements have their values in place; the schema's own have "?".
+    marks = {int(n) for n in re.findall(r"\?(\d+)", sql)}
+    names = re.findall(r"(?<![:\w]):([a-z]\w*)", sql)
+    values: object = dict.fromkeys(names, 0) if names else [0] * (max(marks, default=0) or sql.count("?"))
+    return [_str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()]
+
+
+def _str(value) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _on_jobs(plan: list[str]) -> list[str]:
+    """Return the plan's lines that are about the jobs' table or one of its indexes."""
+    return [line for line in plan if re.match(r"(SCAN|SEARCH) (dutiful_job|j|job)\b", line)]
+
+
+def _indexes(plan: list[str]) -> set[str]:
+    found = set()
+    for line in _on_jobs(plan):
+        match = re.search(r"USING (?:COVERING )?INDEX (\w+)|USING INTEGER (PRIMARY KEY)", line)
+        found.add(next(filter(None, match.groups())) if match else f"none: {line}")
+    return found
+
+
+CLAIM, SUSPECT = "dutiful_job_claim", "dutiful_job_suspect"
+RUNNING, FINISHED = "dutiful_job_running", "dutiful_job_finished"
+DEAD, PARKED, CANCEL = "dutiful_job_dead", "dutiful_job_parked", "dutiful_job_cancel"
+
+STATEMENTS = [
+    ("take", sqlite_step.SELECT_DUE, {CLAIM}),
+    ("take with suspects", sqlite_step.SELECT_DUE_AND_SUSPECTS, {CLAIM, SUSPECT}),
+    ("claim", sqlite_step._CLAIM, {PK}),
+    ("park", sqlite_step._PARK, {PK}),
+    ("ack", sqlite_step._ACK, {PK}),
+    ("complete a run", sqlite_step._COMPLETE_RUN, {PK}),
+    ("complete a set", sqlite_step._COMPLETE_SET, {PK}),
+    ("delete a run", sqlite_step._DELETE_RUN, {PK}),
+    ("delete a set", sqlite_step._DELETE_SET, {PK}),
+    ("counts", sqlite_look._COUNTS, {CLAIM, SUSPECT, RUNNING, FINISHED, DEAD}),
+    ("next due", sqlite_look._NEXT_DUE.format(crashes="="), {CLAIM}),
+    ("next due suspect", sqlite_look._NEXT_DUE.format(crashes=">"), {SUSPECT}),
+    ("cancel", sqlite_upkeep._EDITS["cancel"][1] + " WHERE id IN (SELECT value FROM json_each(?))", {PK}),
+]
+
+
+@pytest.mark.parametrize(("sql", "indexes"), [row[1:] for row in STATEMENTS], ids=[row[0] for row in STATEMENTS])
+def test_a_statement_goes_by_its_index(store: SqliteStore, sql: str, indexes: set[str]) -> None:
+    assert _indexes(_plan(store._db, sql.replace(":now", "0"))) == indexes
+
+
+TRACED = [
+    ("count_unfinished", lambda s: s.unfinished(), {CLAIM, SUSPECT, RUNNING}),
+    ("get", lambda s: s.get([1, 2]), {PK}),
+    ("owns", lambda s: sqlite_look.owns(s._reader, _claim()), {PK}),
+    ("parked_tasks", lambda s: sqlite_look.parked_tasks(s._reader), {PARKED}),
+    ("unpark", lambda s: sqlite_upkeep.unpark(s._db, ["t"]), {PARKED}),
+    ("cancelled", lambda s: s.cancelled(1), {CANCEL}),
+    ("running_of", lambda s: sqlite_upkeep.running_of(s._db, 1), {RUNNING}),
+    ("give_back", lambda s: sqlite_upkeep.give_back(s._db, 1), {RUNNING}),
+    ("prune", lambda s: s.prune(Keep(count=0), limit=2), {PK, FINISHED}),
+    ("retry", lambda s: s.edit([1, 2, 3], "retry"), {PK}),
+    ("cancel", lambda s: s.edit([1, 2, 3], "cancel"), {PK}),
+    ("delete", lambda s: s.edit([1, 2, 3], "delete"), {PK}),
+]
+
+
+def _claim():
+    from dutiful.job import Claim
+
+    return Claim(1, 1, 0, 0, "t", "q", None)
+
+
+def _traced(store: SqliteStore, action) -> list[str]:
+    seen: list[str] = []
+    for db in (store._db, store._reader):
+        db.set_trace_callback(seen.append)
+    try:
+        action(store)
+    finally:
+        for db in (store._db, store._reader):
+            db.set_trace_callback(None)
+    return [sql for sql in seen if re.match(r"\s*(SELECT|UPDATE|DELETE|INSERT|WITH)", sql)]
+
+
+@pytest.mark.parametrize(("action", "indexes"), [row[1:] for row in TRACED], ids=[row[0] for row in TRACED])
+def test_an_action_goes_by_its_indexes(store: SqliteStore, action, indexes: set[str]) -> None:
+    found: set[str] = set()
+    for sql in _traced(store, action):
+        with closing(sqlite3.connect(store.path)) as db:
+            found |= _indexes(_plan(db, sql))
+
+    assert found == indexes
+
+
+def test_nothing_that_the_store_does_walks_through_all_jobs(store: SqliteStore) -> None:
+    """Not a bare SCAN in a whole life; `find` and the clock's step are the exceptions, which say so."""
+
+    def all_of_it(store: SqliteStore) -> None:
+        owner = store.join("v", ["q"], 1)
+        outcome = _step(store, take=Take(owner, ("q", "r"), 9, suspects=1, known={"t"}, handoff=True), buffer=999)
+        _step(store, drafts=[Draft("u", "q", ["1", "2"])], buffer=999)
+        _step(store, take=Take(owner, ("q",), 99, known={"t"}), acks=[Ack(outcome.claims[0].id, 2, State.DEAD, 0, 0)])
+        for keep in (True, False):
+            _step(store, completed=[(c.id, c.attempt) for c in outcome.claims[1 + keep :: 2]], keep_completed=keep)
+        store.counts()
+        store.next_due_s(["q", "r"])
+        store.beat(owner)
+        store.cancelled(owner)
+        store.unpark(None)
+        store.prune(Keep(count=3), limit=5)
+        store.tidy()
+        store.rescue(lambda claim, ran: Ack(claim.id, claim.attempt, State.PENDING, 0, 0))
+        store.leave(owner)
+
+    statements = _traced(store, all_of_it)
+
+    with closing(sqlite3.connect(store.path)) as db:
+        scans = {sql: line for sql in statements for line in _on_jobs(_plan(db, sql)) if _is_bare(line)}
+    assert len(statements) > 30
+    assert scans == {}
+
+
+def _is_bare(line: str) -> bool:
+    return line.startswith("SCAN") and "INDEX" not in line
+
+
+def test_find_walks_from_the_newest_down_and_sorts_nothing(store: SqliteStore) -> None:
+    """By primary key, as its docstring says: no sorter, and below `before` at once."""
+    (sql,) = _traced(store, lambda s: s.find(Query(task="t", before=50, states=(State.DEAD,))))
+    plan = _plan(store._db, sql)
+
+    assert not any("ORDER BY" in line for line in plan)
+    assert _indexes(plan) == {PK}
+
+
+@pytest.mark.parametrize("sql", [sqlite_step.SELECT_DUE, sqlite_step.SELECT_DUE_AND_SUSPECTS])
+def test_the_claim_sorts_nothing(store: SqliteStore, sql: str) -> None:
+    """The index has the order; a sorter would read all that is due."""
+    assert not any("TEMP B-TREE" in line for line in _plan(store._db, sql))
+
+
+def test_each_index_of_the_jobs_serves_a_statement(store: SqliteStore) -> None:
+    """An index that nothing uses only costs writes."""
+    rows = store._db.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%ON dutiful_job %'")
+
+    used = set().union(*(row[2] for row in STATEMENTS), *(row[2] for row in TRACED))
+    assert {_str(name) for (name,) in rows.fetchall()} == used - {PK}
