@@ -7,9 +7,10 @@ sender, and what they came to is written as well.
 """
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from bench import raw
@@ -21,58 +22,59 @@ from dutiful import Worker
 THREADS = 16
 COROUTINES = 1000
 
-Send = Callable[[Worker, int], None]
+Send = Callable[[Worker, float], int]
 
 
-def one_thread(worker: Worker, jobs: int) -> None:
-    for _ in range(jobs):
+def one_thread(worker: Worker, until: float) -> int:
+    sent = 0
+    while time.perf_counter() < until:
         worker.send(PAYLOAD, task=TASK)
+        sent += 1
+    return sent
 
 
-def many_threads(worker: Worker, jobs: int) -> None:
-    threads = [threading.Thread(target=one_thread, args=(worker, jobs // THREADS)) for _ in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def many_threads(worker: Worker, until: float) -> int:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return sum(pool.map(lambda _: one_thread(worker, until), range(THREADS)))
 
 
-async def _asend(worker: Worker, jobs: int) -> None:
-    for _ in range(jobs):
+async def _asend(worker: Worker, until: float) -> int:
+    sent = 0
+    while time.perf_counter() < until:
         await worker.asend(PAYLOAD, task=TASK)
+        sent += 1
+    return sent
 
 
-async def _coroutines(worker: Worker, jobs: int) -> None:
-    await asyncio.gather(*(_asend(worker, jobs // COROUTINES) for _ in range(COROUTINES)))
+async def _coroutines(worker: Worker, until: float) -> int:
+    return sum(await asyncio.gather(*(_asend(worker, until) for _ in range(COROUTINES))))
 
 
-def coroutines(worker: Worker, jobs: int) -> None:
-    asyncio.run(_coroutines(worker, jobs))
+def coroutines(worker: Worker, until: float) -> int:
+    return asyncio.run(_coroutines(worker, until))
 
 
-def rate(folder: Path, jobs: int, send: Send, *, started: bool) -> float:
+def rate(folder: Path, for_s: float, send: Send, *, started: bool) -> float:
     with fresh(folder) as path:
         worker = Worker(path, handlers={TASK: noop}, keep_completed=False)
         if started:
             worker.start()
         worker.send(PAYLOAD, task=TASK)  # opens the file
         began = time.perf_counter()
-        send(worker, jobs)
+        sent = send(worker, began + for_s)
         took_s = time.perf_counter() - began
         worker.stop()
-    return jobs / took_s
+    return sent / took_s
 
 
-def _figures(folder: Path, jobs: int, rounds: int, *, started: bool) -> list[Figure]:
+def _figures(folder: Path, for_s: float, rounds: int, *, started: bool) -> list[Figure]:
     how = "worker started" if started else "client"
-
-    def one() -> float:
-        return rate(folder, jobs, one_thread, started=started)
+    one = partial(rate, folder, for_s, one_thread, started=started)
 
     def many(send: Send) -> list[tuple[float, float]]:
-        return alternate(one, lambda: rate(folder, 5 * jobs, send, started=started), rounds)
+        return alternate(one, partial(rate, folder, for_s, send, started=started), rounds)
 
-    commits = alternate(lambda: raw.commits_per_s(folder, jobs), one, rounds)
+    commits = alternate(partial(raw.commits_per_s, folder, for_s), one, rounds)
     return [
         share_figure(f"send, one thread, {how}", commits, 0.75, "raw commits"),
         share_figure(f"send, {THREADS} threads, {how}", many(many_threads), 3.0, "one thread"),
@@ -81,8 +83,8 @@ def _figures(folder: Path, jobs: int, rounds: int, *, started: bool) -> list[Fig
 
 
 def run(folder: Path, *, quick: bool) -> list[Figure]:
-    jobs, rounds = (2_000, 3) if quick else (8_000, 9)
+    for_s, rounds = (0.3, 5) if quick else (0.7, 11)
     return [
-        *_figures(folder, jobs, rounds, started=False),
-        *_figures(folder, jobs, rounds, started=True),
+        *_figures(folder, for_s, rounds, started=False),
+        *_figures(folder, for_s, rounds, started=True),
     ]

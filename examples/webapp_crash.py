@@ -41,7 +41,7 @@ def main() -> int:
         print(f"after the restart: {done} done, {len(lost)} lost")
         looker.stop()
         again.process.terminate()  # SIGTERM: uvicorn ends the lifespan, which stops the worker
-        again.process.wait()
+        again.process.wait(timeout=20)
     return 1 if lost else 0
 
 

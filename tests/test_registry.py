@@ -14,8 +14,9 @@ import pytest
 
 from dutiful.core.retry import Retry
 from dutiful.errors import ConfigError, NotDecodable, NotEncodable, UnknownTask
+from dutiful.handler import Handler, Kind
 from dutiful.payload import encode
-from dutiful.registry import Handler, Kind, Registry
+from dutiful.registry import Registry
 
 
 class Context:

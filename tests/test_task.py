@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from dutiful.errors import ConfigError
+from dutiful.handler import Handler
 from dutiful.payload import encode
-from dutiful.registry import Handler, Registry
+from dutiful.registry import Registry
 from dutiful.task import Task
 
 

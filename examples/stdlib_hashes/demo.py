@@ -74,7 +74,7 @@ def run(folder: Path, client: Worker) -> int:
         second = start(folder)
         wait_for(client, len(jobs), show, second)
     took_s = time.perf_counter() - began
-    second.communicate()  # closes its input: it stops, and ends
+    second.communicate(timeout=GIVE_UP_S)  # closes its input: it stops, and ends
 
     ledger = Ledger.read(folder / "ledger")
     rescues = [at for at, pid, attempt in ledger.runs if pid == second.pid and attempt > 1]

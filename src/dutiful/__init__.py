@@ -29,8 +29,8 @@ from dutiful.errors import (
     WrongState,
 )
 from dutiful.handle import Job, Jobs
+from dutiful.handler import Handler
 from dutiful.job import AttemptError, Cancel, Discard, Record, Snooze, State
-from dutiful.registry import Handler
 from dutiful.sending import SendOptions
 from dutiful.store.contract import Counts, WorkerInfo
 from dutiful.task import Task

@@ -5,9 +5,9 @@ Imported with the first `asend`, so that a program without asyncio does not pay 
 """
 
 import asyncio
-from collections import deque
+import threading
 
-from dutiful.store.committer import Committer, Sending, own_copy
+from dutiful.store.committer import Committer, Sending
 from dutiful.store.contract import Draft
 
 
@@ -16,37 +16,45 @@ class AsyncEdge:
 
     def __init__(self, committer: Committer) -> None:
         self._committer = committer
-        self._loops: dict[asyncio.AbstractEventLoop, deque[tuple[asyncio.Future[None], Sending]]] = {}
+        self._mutex = threading.Lock()
+        self._done: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
 
     async def store(self, drafts: list[Draft]) -> list[range]:
-        """Store drafts; return the ids, in order."""
+        """
+        Store drafts; return the ids, in order.
+
+        A coroutine that is cancelled meanwhile takes its jobs back, unless they are being
+        stored right now: then they are.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        sending = Sending(drafts, lambda done: self._done(loop, future, done))
+        sending = Sending(drafts, lambda _sending: self._tell(loop, future))
         self._committer.post(sending)
-        await future
-        if sending.error is not None:
-            raise own_copy(sending.error)
-        return sending.stored
+        try:
+            await future
+        except asyncio.CancelledError:
+            self._committer.withdraw(sending)
+            raise
+        return sending.result()
 
-    def _done(
-        self, loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]", sending: Sending
-    ) -> None:
+    def _tell(self, loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> None:
         # In the committer's thread. A thousand at once wake the loop once: a call from another
         # thread costs it a write to a pipe.
-        waiting = self._loops.get(loop)
-        if waiting is not None:
-            waiting.append((future, sending))
-            return
-        self._loops[loop] = deque([(future, sending)])
-        try:
-            loop.call_soon_threadsafe(self._tell, loop)
-        except RuntimeError:  # the loop is closed: nobody waits any more; the job is stored
-            self._loops.pop(loop, None)
+        with self._mutex:
+            waiting = self._done.setdefault(loop, [])
+            waiting.append(future)
+            is_first = len(waiting) == 1
+        if is_first:
+            try:
+                loop.call_soon_threadsafe(self._wake, loop)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                self._taken(loop)
 
-    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
-        waiting = self._loops.pop(loop)
-        while waiting:
-            future, _sending = waiting.popleft()
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        for future in self._taken(loop):
             if not future.done():
                 future.set_result(None)
+
+    def _taken(self, loop: asyncio.AbstractEventLoop) -> "list[asyncio.Future[None]]":
+        with self._mutex:
+            return self._done.pop(loop, [])

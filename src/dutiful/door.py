@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from dutiful.errors import ForkedProcess, WorkerStopped
+from dutiful.stopping import Deadline
 
 
 class Door:
@@ -83,11 +84,18 @@ class Door:
         """Let senders in."""
         self._is_open = True
 
-    def close(self, kick: Callable[[], None]) -> None:
-        """Let nobody in any more, and wait until all have left; `kick` wakes those who wait inside."""
+    def close(self, kick: Callable[[], None], deadline: Deadline) -> None:
+        """
+        Let nobody in any more, and wait until all have left; `kick` wakes those who wait inside.
+
+        Whoever has not left at the deadline finds the store closed.
+        """
         self._is_open = False
         while self._inside:
             self._left.clear()
             kick()
+            rest_s = deadline.rest_s(at_most=0.02)
+            if rest_s <= 0:
+                return
             if self._inside:
-                self._left.wait(0.02)
+                self._left.wait(rest_s)

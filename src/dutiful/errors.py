@@ -229,12 +229,16 @@ class WrongState(JobError):
 
 
 class LeaseLost(JobError):
-    """A handler's attempt no longer owns its job: another attempt does, or it was cancelled."""
+    """
+    A handler should stop: it was cancelled, ran out of time, lost its job, or the worker ends.
+
+    Raised by `ctx.check()` and `ctx.transaction()`. Let it pass: it is no failure of the job.
+    """
 
     def __str__(self) -> str:
         return (
-            f"this attempt no longer owns job {self.job_id}; what it returns changes nothing. "
-            "Stop working on it."
+            f"the handler of job {self.job_id} should stop: the job was cancelled, ran out of time or has "
+            "another attempt, or the worker ends. What it still does is not recorded."
         )
 
 
@@ -289,7 +293,7 @@ class BufferFull(DutifulError):
     def __str__(self) -> str:
         return (
             f"{self.buffer} jobs are unfinished, as many as buffer= allows, after {self.waited_s:.1f} s; "
-            "nothing was stored. Send later, raise buffer, or add workers."
+            "it was not stored. Send later, raise buffer, or add workers."
         )
 
 

@@ -6,6 +6,7 @@ No event carries a payload or a result: those may be private, and logs travel.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -99,6 +100,15 @@ class HandlerStuck(Event, frozen=True):
     timeout_s: float
 
 
+class RaisedAfterCompletion(Event, frozen=True):
+    """A handler raised after its `ctx.transaction()` had completed the job, which stays completed."""
+
+    worker: str
+    job_id: JobId
+    task: str
+    error: str
+
+
 class ResultDropped(Event, frozen=True):
     """A job completed, but what its handler returned cannot be stored."""
 
@@ -147,8 +157,9 @@ class Events:
         for listener in self._listeners:
             try:
                 listener(event)
-            except Exception:
-                log.exception("a listener failed on %s; the worker goes on", type(event).__name__)
+            except Exception:  # a stranger's code must not end our threads
+                with suppress(Exception):  # if it was the logging that failed, it fails again
+                    log.exception("a listener failed on %s; the worker goes on", type(event).__name__)
 
 
 def write_log(event: Event) -> None:
@@ -198,6 +209,13 @@ def write_log(event: Event) -> None:
                 event.job_id,
                 event.task,
                 event.timeout_s,
+            )
+        case RaisedAfterCompletion():
+            log.warning(
+                "job %d (%s) was completed in its transaction; its handler raised afterwards: %s",
+                event.job_id,
+                event.task,
+                event.error,
             )
         case ResultDropped():
             log.warning(

@@ -35,6 +35,10 @@ class Desk(Protocol):
         """Have `tell` called when this process's worker finishes the job."""
         ...
 
+    def nudge(self) -> None:
+        """Have this process's worker look for what was changed by hand."""
+        ...
+
     def unwatch(self, job_id: JobId, tell: Callable[[], None]) -> None:
         """Take that back."""
         ...
@@ -210,6 +214,7 @@ class Job:
         store = self._desk.opened()
         if store.edit([self.id], edit):
             store.ring()
+            self._desk.nudge()
         else:
             raise WrongState(self.id, edit, self.refresh().state, allowed)
 

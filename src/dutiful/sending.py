@@ -136,24 +136,32 @@ class Room:
             self._made.notify_all()
 
     def store(
-        self, drafts: list[Draft], timeout: float | None, *, exempt: bool, check: Callable[[], None]
-    ) -> list[range]:
+        self,
+        drafts: list[Draft],
+        timeout: float | None,
+        stored: list[range],
+        *,
+        exempt: bool,
+        check: Callable[[], None],
+    ) -> None:
         """
-        Store drafts, waiting for room; return the ids, in order.
+        Store drafts, waiting for room; add the ids to `stored`, in order, as they are stored.
+
+        `check` is called between two looks for room, and may raise.
 
         Raises:
-            BufferFull: No room within `timeout` seconds. `stored` jobs of a chunk stay stored.
+            BufferFull: No room within `timeout` seconds for what is not in `stored`.
         """
         if self._buffer is None or exempt:
-            return self._committer.submit(drafts, exempt=exempt)
+            stored += self._committer.submit(drafts, exempt=exempt)
+            return
         until = None if timeout is None else time.monotonic() + timeout
-        stored: list[range] = []
         while True:
             got = self._committer.submit(drafts)
-            stored += got
+            stored += [ids for ids in got if ids]
             drafts = _rest(drafts, got)
             if not drafts:
-                return stored
+                return
             self._wait(until, timeout)
             check()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from dutiful.errors import ConfigError
-from dutiful.registry import asks_of, signature_of
+from dutiful.signature import asks_of, signature_of
 
 P = ParamSpec("P")
 R = TypeVar("R")

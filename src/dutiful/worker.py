@@ -5,7 +5,6 @@ import dataclasses
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -15,13 +14,15 @@ from dutiful import config as settings
 from dutiful.config import Config, Keep
 from dutiful.core.retry import Retry
 from dutiful.door import Door
-from dutiful.errors import AlreadyStarted, ConfigError, DutifulError
+from dutiful.errors import AlreadyStarted, ConfigError, DutifulError, WorkerStopped
 from dutiful.events import Events, JobsLost
 from dutiful.handle import Job, Jobs, in_thread
+from dutiful.handler import made_of
 from dutiful.job import JobId, Record, State
-from dutiful.registry import Handler, Registry
+from dutiful.registry import Registry
 from dutiful.runner.runner import Runner
 from dutiful.sending import CHUNK_JOBS, Drafting, Room, Sending, SendOptions
+from dutiful.stopping import Deadline, Stopping
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Counts, Draft, Query, Store, WorkerInfo
 from dutiful.store.sqlite import MEMORY, SqliteStore
@@ -116,11 +117,14 @@ class Worker:
         self._runner: Runner | None = None
         self._changing = threading.RLock()
         self._is_open = False
-        self._is_stopped = False
+        self._changer = 0  # the thread that is inside start()
+        self._asking = threading.RLock()
+        self._deadline = Deadline(None)
+        self._stopping: Stopping | None = None
         self._at_exit: weakref.finalize[..., Worker] | None = None
 
     def __repr__(self) -> str:
-        state = "started" if self._runner else "stopped" if self._is_stopped else "not started"
+        state = "stopped" if self._stopping else "started" if self._runner else "not started"
         return f"<Worker {self._config.name!r} on {self._store.label}, {state}>"
 
     def configure(self, *, concurrency: int | None = None, queues: str | Sequence[str] | None = None) -> None:
@@ -215,7 +219,7 @@ class Worker:
     def _as_task(self, fn: Callable[P, R], name: str | None, options: dict[str, Any]) -> Task[P, R, Job]:
         chosen = name or str(getattr(fn, "__qualname__", "")).rpartition("<locals>.")[2]
         made: Task[P, R, Job] = Task(fn, name=chosen, sender=self)
-        self._registry[chosen] = Handler(fn, spread=True, **options)
+        self._registry[chosen] = made_of(fn, spread=True, **options)
         return made
 
     def process(self, callback: F) -> F:
@@ -253,14 +257,14 @@ class Worker:
         """
         return self._send(payload, options, exempt=self._is_handler_here())
 
-    def _send(self, payload: object, options: SendOptions, *, exempt: bool) -> Job:
+    def _send(
+        self, payload: object, options: SendOptions, *, exempt: bool, gone: threading.Event | None = None
+    ) -> Job:
         how = Sending(self._registry, self._config, options)
+        stored: list[range] = []
         with self._door.inside(exempt=exempt):
-            store = self.opened()
-            draft = self._drafting.one(payload, how)
-            if how.transaction is not None:
-                return Job(self, store.insert_in(how.transaction, [draft])[0][0])
-            return Job(self, self._stored([draft], how, exempt=exempt)[0][0])
+            self._send_chunk([self._drafting.one(payload, how)], how, stored, exempt=exempt, gone=gone)
+        return Job(self, stored[0][0])
 
     def send_many(self, payloads: Iterable[object], **options: Unpack[SendOptions]) -> Jobs:
         """
@@ -275,18 +279,38 @@ class Worker:
     def _send_many(self, payloads: Iterable[object], options: SendOptions, *, exempt: bool) -> Jobs:
         how = Sending(self._registry, self._config, options)
         ranges: list[range] = []
-        with self._door.inside(exempt=exempt):
-            store = self.opened()
-            try:
-                for drafts in self._drafting.chunks(payloads, how, self._chunk_jobs()):
-                    if how.transaction is not None:
-                        ranges += store.insert_in(how.transaction, drafts)
-                    else:
-                        ranges += self._stored(drafts, how, exempt=exempt)
-            except DutifulError as error:
-                error.add_note(f"{sum(map(len, ranges))} jobs of this send_many were stored before.")
-                raise
+        try:
+            # Inside the door for each chunk only: payloads may be slow to come.
+            for drafts in self._drafting.chunks(payloads, how, self._chunk_jobs()):
+                with self._door.inside(exempt=exempt):
+                    self._send_chunk(drafts, how, ranges, exempt=exempt)
+        except DutifulError as error:
+            error.add_note(f"{sum(map(len, ranges))} jobs of this send_many are stored; the rest is not.")
+            raise
         return Jobs(self, ranges)
+
+    def _send_chunk(
+        self,
+        drafts: list[Draft],
+        how: Sending,
+        ranges: list[range],
+        *,
+        exempt: bool,
+        gone: threading.Event | None = None,
+    ) -> None:
+        store = self.opened()
+        if how.transaction is not None:
+            ranges += store.insert_in(how.transaction, drafts)
+        else:
+            self._room.store(
+                drafts, how.timeout, ranges, exempt=exempt, check=lambda: self._still_wanted(gone)
+            )
+
+    def _still_wanted(self, gone: threading.Event | None) -> None:
+        """Between two looks for room: leave if the worker stops, or the waiting coroutine was cancelled."""
+        self._door.check()
+        if gone is not None and gone.is_set():
+            raise WorkerStopped(self._config.name)  # nobody sees it: who waited is gone
 
     async def asend(self, payload: object, **options: Unpack[SendOptions]) -> Job:
         """
@@ -299,7 +323,7 @@ class Worker:
             raise ConfigError("asend() takes no transaction=; nothing was stored. Use send().")
         exempt = self._is_handler_here()
         if self._config.buffer is not None:  # it may have to wait for room
-            return await in_thread(self._send, payload, options, exempt=exempt)
+            return await self._in_thread(lambda gone: self._send(payload, options, exempt=exempt, gone=gone))
         how = Sending(self._registry, self._config, options)
         with self._door.inside(object(), exempt=exempt):
             if not self._is_open:
@@ -317,15 +341,20 @@ class Worker:
             ranges += sent.ranges
         return Jobs(self, ranges)
 
+    async def _in_thread(self, send: "Callable[[threading.Event], R]") -> R:
+        """Send in a thread; if the coroutine is cancelled meanwhile, have the thread give up too."""
+        gone = threading.Event()
+        try:
+            return await in_thread(send, gone)
+        finally:
+            gone.set()
+
     def _edge(self) -> "AsyncEdge":
         if self._async is None:
             from dutiful.async_edge import AsyncEdge  # asyncio takes 20 ms, for those who use it
 
             self._async = AsyncEdge(self._committer)
         return self._async
-
-    def _stored(self, drafts: list[Draft], how: Sending, *, exempt: bool) -> list[range]:
-        return self._room.store(drafts, how.timeout, exempt=exempt, check=self._door.check)
 
     def _chunk_jobs(self) -> int:
         buffer = self._config.buffer
@@ -341,25 +370,33 @@ class Worker:
         Take jobs from now on: what is unfinished in the store, then what is sent.
 
         Raises:
-            AlreadyStarted: It runs. StoreError: The store cannot be used; nothing was started.
+            AlreadyStarted: It runs, or a handler of its last run has not ended yet.
+            StoreError: The store cannot be used; nothing was started.
         """
         self._door.check_process()
+        if _is_spawned_child_importing():
+            raise ConfigError(
+                "a child process for process=True handlers imports your main module, and that starts a "
+                'worker; nothing was started here. Put the start under: if __name__ == "__main__":'
+            )
         with self._changing:
             if self._runner is not None:
                 raise AlreadyStarted(self._config.name)
-            if _is_spawned_child_importing():
-                raise ConfigError(
-                    "a child process for process=True handlers imports your main module, and that starts a "
-                    'worker; nothing was started here. Put the start under: if __name__ == "__main__":'
-                )
-            self.opened()
-            runner = Runner(self._store, self._committer, self._registry, self._config, self._events)
-            runner.start()
-            self._runner = runner
-            self._is_stopped = False
-            self._door.open()
-            # Holds on to the worker while it runs, even if nobody else does.
-            atexit.register(self._stop_at_exit)
+            self._changer = threading.get_ident()
+            try:
+                self._start()
+            finally:
+                self._changer = 0
+
+    def _start(self) -> None:
+        self.opened()
+        runner = Runner(self._store, self._committer, self._registry, self._config, self._events)
+        runner.start()
+        self._runner = runner
+        self._stopping = None
+        self._door.open()
+        # Holds on to the worker while it runs, even if nobody else does.
+        atexit.register(self._stop_at_exit)
 
     def stop(self, timeout: float | None = None, *, drain: bool | None = None) -> None:
         """
@@ -376,43 +413,52 @@ class Worker:
                 would be lost.
         """
         self._door.check_process()
-        if self._must_not_wait():
-            threading.Thread(
-                target=self.stop, args=(timeout,), kwargs={"drain": drain}, name="dutiful-stop"
-            ).start()
-            return
-        with self._changing:
-            if self._is_stopped:
-                return
-            self._is_stopped = True
-            self._door.close(self._room.made)
-            self._stop(timeout, self._is_in_memory() if drain is None else drain)
+        must_not_wait = self._must_not_wait()
+        with self._asking:
+            if self._stopping is None:
+                drain = self._is_in_memory() if drain is None else drain
+                limit = timeout if drain or timeout is not None else self._config.grace_s
+                deadline = self._deadline = Deadline(limit)
+                self._stopping = Stopping(lambda: self._stop(deadline, drain=bool(drain)))
+            else:
+                self._deadline.shorten(timeout)
+            stopping = self._stopping
+        if not must_not_wait:
+            stopping.wait()
 
     def _stop_at_exit(self) -> None:
         if not self._door.is_forked:
             self.stop(self._config.grace_s)
 
     def _must_not_wait(self) -> bool:
-        return self._is_handler_here() or self._door.is_inside() or self._committer.is_leading_here
+        """Whether this thread stands in the way of what it would wait for."""
+        return (
+            self._is_handler_here()
+            or self._door.is_inside()
+            or self._changer == threading.get_ident()
+            or self._store.is_used_here()
+        )
 
-    def _stop(self, timeout: float | None, drain: bool) -> None:
-        runner = self._runner
-        if runner is None:
-            self._close()
-            return
-        until = None if drain and timeout is None else time.monotonic() + self._or_grace(timeout)
-        if drain:
-            runner.drain(until)
-        is_over = runner.stop(time.monotonic() + self._or_grace(timeout) if until is None else until)
+    def _stop(self, deadline: Deadline, *, drain: bool) -> None:
+        with self._changing:
+            self._door.close(self._room.made, deadline)
+            runner = self._runner
+            if runner is None:
+                self._close()
+                return
+            if drain:
+                runner.drain(deadline)
+                deadline.shorten(None if deadline.at is not None else self._config.grace_s)
+            is_over = runner.stop(deadline)
+            atexit.unregister(self._stop_at_exit)
+            if is_over:
+                self._over()
+            else:
+                runner.when_over(self._over)  # until then it counts as started
+
+    def _over(self) -> None:
         self._runner = None
-        atexit.unregister(self._stop_at_exit)
-        if is_over:
-            self._close()
-        else:
-            runner.when_over(self._close)
-
-    def _or_grace(self, timeout: float | None) -> float:
-        return self._config.grace_s if timeout is None else timeout
+        self._close()
 
     def _is_in_memory(self) -> bool:
         return isinstance(self._store, SqliteStore) and self._store.in_memory
@@ -466,7 +512,11 @@ class Worker:
     ) -> list[Record]:
         """Return stored jobs, newest first, at most `limit`; `before` an id is the next page."""
         states = [state] if isinstance(state, str) else state
-        return self.opened().find(Query(tuple(map(State, states)), task, queue, before, limit))
+        try:
+            wanted = tuple(map(State, states))
+        except ValueError as error:
+            raise ConfigError(f"{error}; there are {', '.join(State)}.") from error
+        return self.opened().find(Query(wanted, task, queue, before, limit))
 
     def counts(self) -> Counts:
         """Count the jobs in the store by state."""
@@ -494,6 +544,11 @@ class Worker:
         """Have `tell` called when this worker finishes the job."""
         self._committer.watched.setdefault(job_id, []).append(tell)
 
+    def nudge(self) -> None:
+        """Have this process's worker look for what was changed by hand."""
+        if self._runner is not None:
+            self._runner.nudge()
+
     def unwatch(self, job_id: JobId, tell: Callable[[], None]) -> None:
         """Take that back."""
         waiting = self._committer.watched.get(job_id, [])
@@ -518,8 +573,12 @@ def _store_for(store: "str | os.PathLike[str] | Store | None", config: Config) -
     if isinstance(store, Store):
         return store
     url = os.fspath(os.environ.get("DUTIFUL_STORE", DEFAULT_STORE) if store is None else store)
-    scheme, _, rest = url.partition("://")
-    if rest and scheme != "sqlite":
+    scheme, separator, rest = url.partition("://")
+    if scheme == "sqlite" and separator and not rest.startswith("/"):
+        raise ConfigError(
+            f"the store {url!r} has no path; write sqlite:///relative.db or sqlite:////absolute.db."
+        )
+    if separator and scheme != "sqlite":
         raise ConfigError(
             f"{scheme}:// is no store that this version knows; use a path, sqlite:///path or ':memory:'."
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 WAIT_S = 30.0  # a bound for facts that take less than a second, on a machine that is busy with other tests
-COMMAND = [sys.executable, "-m", "dutiful"]
+COMMAND = [sys.executable, "-P", "-m", "dutiful"]  # -P: as for the script, no module comes from cwd
 
 # The handlers tell what happens by lines in a file: nothing that the store says of itself is needed.
 APP = """\
@@ -119,6 +119,13 @@ class Running:
         self._reader.join(WAIT_S)
         return code
 
+    def has_ended(self, within_s: float) -> bool:
+        try:
+            self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def kill(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
@@ -132,14 +139,12 @@ def running(cwd: Path, *args: object) -> Iterator[Running]:
     try:
         yield command
     finally:
-        # First the way that takes the processes below along.
-        if command._process.poll() is None:
-            command.signal(signal.SIGTERM)
-            command.signal(signal.SIGTERM)
-            try:
-                command._process.wait(10)
-            except subprocess.TimeoutExpired:
-                command.kill()
+        # First the ways that take the processes below along.
+        for within_s in (0, 3):
+            if not command.has_ended(within_s):
+                command.signal(signal.SIGTERM)
+        if not command.has_ended(within_s=10):
+            command.kill()
         command.ends()
 
 

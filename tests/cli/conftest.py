@@ -15,7 +15,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(folder: Path) -> Path:
-    """Job 1: pending. 2: completed, with a result. 3: dead, of an evil error. 4: cancelled. 5: due in an hour."""
+    """Job 1: pending. 2: completed, with result. 3: dead, of an evil error. 4: cancelled. 5: due in 1 h."""
     from dutiful import Retry, Worker
 
     path = folder / "jobs.db"
@@ -23,7 +23,12 @@ def store(folder: Path) -> Path:
     def fail(payload: str) -> None:
         raise ValueError("\x1b]0;owned\x07 \x1b[31mred\x9b2J\u202e")
 
-    worker = Worker(path, queues=("work",), handlers={"add": sum, "fail": fail}, retry=Retry(max_attempts=1))
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    worker = Worker(
+        path, queues=("work",), handlers={"add": total, "fail": fail}, retry=Retry(max_attempts=1)
+    )
     with worker:
         worker.send({"user": 7, "secret": "hush"}, task="notify", queue="mail", priority=5)
         worker.send([1, 2], task="add").result(timeout=30)

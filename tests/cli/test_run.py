@@ -53,7 +53,7 @@ def test_it_says_what_it_runs(folder):
         ("app:House", "is no Worker but the class app.House"),
         ("none:worker", "there is no module 'none'"),
         ("none.py:worker", "there is no file none.py"),
-        ("queue.py:worker", "has the name of another module, 'queue'"),
+        ("logging.py:worker", "has the name of another module, 'logging'"),
         ("broken:worker", "broken cannot be imported: ZeroDivisionError: division by zero ("),
         ("torn:worker", "torn cannot be imported: SyntaxError"),
         ("lacking:worker", "lacking cannot be imported: ModuleNotFoundError: No module named 'not_there'"),
@@ -63,7 +63,7 @@ def test_what_cannot_be_run_is_said_in_one_line(folder, target, complaint):
     (folder / "broken.py").write_text("1 / 0\n")
     (folder / "torn.py").write_text("def (\n")
     (folder / "lacking.py").write_text("import not_there\n")
-    (folder / "queue.py").write_text(APP)
+    (folder / "logging.py").write_text(APP)
 
     done = dutiful("run", target, cwd=folder)
 

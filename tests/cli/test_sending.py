@@ -1,8 +1,8 @@
 """`send`: one job, and streams of them."""
 
 import json
-import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -70,7 +70,8 @@ def test_lines_are_sent_when_they_come(folder):
     process = subprocess.Popen(
         [*COMMAND, "send", "jobs.db", "note"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin
+    assert process.stdout
     with process.stdin, process.stdout:
         process.stdin.write(b'{"n": 1}\n')
         process.stdin.flush()
@@ -94,7 +95,7 @@ def test_blank_lines_and_line_ends_of_windows_are_fine(folder):
         (b"{oops", "no JSON"),
         (b"\xff\xfe", "no JSON"),
         (b"[" * 70 + b"]" * 70, "64"),
-        (b'"' + b"x" * 1_100_000 + b'"', "large"),
+        (b'"' + b"x" * 1_100_000 + b'"', "1,048,576"),
         (b"[" * 200_000, "line 4"),
     ],
 )
@@ -140,7 +141,9 @@ def test_that_nobody_reads_the_ids_does_not_end_the_sending(folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
     process.stdout.close()
     with process.stdin, process.stderr:
         process.stdin.write(b"".join(b"%d\n" % n for n in range(50_000)))
@@ -179,6 +182,6 @@ def test_memory_does_not_grow_with_the_stream(folder):
 
 
 def _resident_kib(pid):
-    wait_until(lambda: os.path.exists(f"/proc/{pid}/status"))
-    with open(f"/proc/{pid}/status") as lines:
+    wait_until(lambda: Path(f"/proc/{pid}/status").exists())
+    with Path(f"/proc/{pid}/status").open() as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))

@@ -108,9 +108,7 @@ class Program:
             self._said.wait_for(lambda: self._line(start) or not self._readers[0].is_alive(), timeout_s)
             line = self._line(start)
         if line is None:
-            raise Silent(
-                f"no {start!r} within {timeout_s} s; it said {self.lines[-5:]}\n{self._stacks()}"
-            )
+            raise Silent(f"no {start!r} within {timeout_s} s; it said {self.lines[-5:]}\n{self._stacks()}")
         return line
 
     def _line(self, start: str) -> str | None:

@@ -122,13 +122,14 @@ def record(argv: Sequence[str], *, db: Path, marks: Path, trace: Path, timeout_s
 
 def run(command: Sequence[str], *, timeout_s: float) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; when the time is up, kill all that it has started and show their stacks."""
+    patient = ["env", "--ignore-signal=USR1", *command]  # strace would die of it; the app sets its own
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        patient, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
             said, errors = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGUSR1)  # the app shows its stacks; strace may die of it
+            os.killpg(process.pid, signal.SIGUSR1)  # the app shows its stacks
             time.sleep(0.5)
             os.killpg(process.pid, signal.SIGKILL)
             said, errors = process.communicate()

@@ -114,7 +114,11 @@ def _errors_of_a_day_at_work(db: Path) -> list[Exception]:
     """Start, send, stop; return what they raised."""
     errors: list[Exception] = []
     worker = _worker(db)
-    for step in (worker.start, lambda: worker.send({"n": -1}, task="work"), worker.stop):
+    for step in (
+        worker.start,
+        lambda: worker.send({"n": -1}, task="work"),
+        lambda: worker.stop(timeout=2),  # it tries for that long to write what was done
+    ):
         try:
             step()
         except StoreError as error:

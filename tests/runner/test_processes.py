@@ -19,18 +19,11 @@ import msgspec
 import pytest
 
 from dutiful.errors import ConfigError, NotDecodable
+from dutiful.handler import Handler, Kind
 from dutiful.job import Cancel, Discard, Snooze
-from dutiful.runner import processes
-from dutiful.runner.processes import (
-    ChildJob,
-    ChildPool,
-    Died,
-    HandlerRef,
-    Killed,
-    Raised,
-    Returned,
-    check_importable,
-)
+from dutiful.runner import child, failure
+from dutiful.runner.messages import ChildJob, Died, HandlerRef, Killed, Raised, Returned
+from dutiful.runner.processes import ChildPool
 from tests.runner import child_handlers as handlers
 
 ROOT = Path(__file__).parent.parent.parent
@@ -177,7 +170,7 @@ def test_an_exception_comes_back_as_itself(pool):
     assert (outcome.error.type, outcome.error.message) == ("Refused", "no")
     assert "in refuse" in outcome.error.traceback
     assert "local variables" not in outcome.error.traceback.replace('secret = "local variables', "")
-    assert processes.__file__ not in outcome.error.traceback
+    assert child.__file__ not in outcome.error.traceback
 
 
 @pytest.mark.parametrize(
@@ -201,7 +194,7 @@ def test_texts_are_bounded_and_can_be_stored(pool):
     error = run(pool, handlers.refuse_at_length).error
 
     for text in (error.message, error.traceback):
-        assert len(text.encode()) <= processes.TEXT_BYTES_MAX + len("…".encode())
+        assert len(text.encode()) <= failure.TEXT_BYTES_MAX + len("…".encode())
         assert text.startswith("…")
         assert text.rstrip().endswith("\\udcff the end")
 
@@ -447,7 +440,8 @@ def test_the_lock_is_held_as_long_as_a_child_lives(background, tmp_path):
 
 PARENT = """
 import sys
-from dutiful.runner.processes import ChildJob, ChildPool, HandlerRef
+from dutiful.runner.messages import ChildJob, HandlerRef
+from dutiful.runner.processes import ChildPool
 from tests.runner import child_handlers
 
 pool = ChildPool(held_fd=None)
@@ -492,7 +486,7 @@ def test_a_forgotten_close_does_not_keep_the_program_from_ending(tmp_path):
 
 @pytest.mark.parametrize("fn", [print, handlers.pid, handlers.Outer.inner, handlers.seven])
 def test_functions_of_modules_are_importable(fn):
-    check_importable(fn)
+    assert Handler(fn, process=True).kind is Kind.PROCESS
 
 
 @pytest.mark.parametrize(
@@ -505,7 +499,7 @@ def test_functions_of_modules_are_importable(fn):
 )
 def test_what_a_child_could_not_find_is_refused(fn, why):
     with pytest.raises(ConfigError, match=why) as caught:
-        check_importable(fn)
+        Handler(fn, process=True)
     assert "top level of a module" in str(caught.value)
 
 
@@ -515,13 +509,13 @@ def test_local_functions_and_types_are_refused():
     def local() -> None: ...
 
     with pytest.raises(ConfigError, match="inside a function"):
-        check_importable(local)
+        Handler(local, process=True)
     with pytest.raises(ConfigError, match="payload type"):
         ref(handlers.pid, Local)
 
 
 def test_a_function_typed_into_python_is_refused():
-    code = "from dutiful.runner.processes import check_importable\ndef typed(): ...\ncheck_importable(typed)"
+    code = "from dutiful import Handler\ndef typed(): ...\nHandler(typed, process=True)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
     assert "Put it into a file" in done.stderr
@@ -530,7 +524,8 @@ def test_a_function_typed_into_python_is_refused():
 def test_a_handler_of_the_main_script_is_found(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from dutiful.runner.processes import ChildJob, ChildPool, HandlerRef\n"
+        "from dutiful.runner.messages import ChildJob, HandlerRef\n"
+        "from dutiful.runner.processes import ChildPool\n"
         "class Own(Exception): ...\n"
         "def own(): raise Own('mine')\n"
         "if __name__ == '__main__':\n"

@@ -12,7 +12,6 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,6 +20,7 @@ from dutiful.config import Keep
 from dutiful.job import Ack, Claim, ErrorInfo, State
 from dutiful.store.contract import Draft, Outcome, Take, Work
 from dutiful.store.sqlite import MEMORY, SqliteStore
+from tests.store import inside
 
 QUEUES = ("a", "b")
 TASKS = ("known", "strange")
@@ -68,7 +68,9 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.doors = [self._open() for _ in range(self._door_count())]
-        self.owners = [self._door(n).join(f"w{n}", QUEUES, 1) if self._can_join(n) else 0 for n in range(WORKERS)]
+        self.owners = [
+            self._door(n).join(f"w{n}", QUEUES, 1) if self._can_join(n) else 0 for n in range(WORKERS)
+        ]
         self.held = {owner: [] for owner in self.owners if owner}
 
     def _door_count(self) -> int:
@@ -162,7 +164,8 @@ class StoreMachine(RuleBasedStateMachine):
                 expected.append(job_id)
 
         outcome = self._step(
-            n, take=Take(owner, queues, limit, suspects, known=None if knows_all else {"known"}, park_s=HOUR_S)
+            n,
+            take=Take(owner, queues, limit, suspects, known=None if knows_all else {"known"}, park_s=HOUR_S),
         )
 
         for job_id, job in due:
@@ -175,9 +178,9 @@ class StoreMachine(RuleBasedStateMachine):
         got = [claim.id for claim in outcome.claims]
         if not parked:
             assert sorted(got) == sorted(expected[:limit])
-        assert [i for i in got if not self.jobs[i].crashes] == [i for i in expected if not self.jobs[i].crashes][
-            : len([i for i in got if not self.jobs[i].crashes])
-        ]
+        assert [i for i in got if not self.jobs[i].crashes] == [
+            i for i in expected if not self.jobs[i].crashes
+        ][: len([i for i in got if not self.jobs[i].crashes])]
         self._claimed(owner, outcome.claims, got)
 
     def _claimed(self, owner: int, claims: list[Claim], expected: list[int]) -> None:
@@ -195,7 +198,17 @@ class StoreMachine(RuleBasedStateMachine):
         n=st.integers(0, 1),
         choice=st.data(),
         end=st.sampled_from(
-            ["completed", "gone", State.COMPLETED, State.DEAD, State.CANCELLED, "again", "later", "failed", "crashed"]
+            [
+                "completed",
+                "gone",
+                State.COMPLETED,
+                State.DEAD,
+                State.CANCELLED,
+                "again",
+                "later",
+                "failed",
+                "crashed",
+            ]
         ),
     )
     def end(self, n, choice, end):
@@ -204,7 +217,9 @@ class StoreMachine(RuleBasedStateMachine):
         pool = held + self.past[-8:]
         if not pool:
             return
-        claims = choice.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=3, unique_by=lambda c: c.id))
+        claims = choice.draw(
+            st.lists(st.sampled_from(pool), min_size=1, max_size=3, unique_by=lambda c: c.id)
+        )
         acks, completed = [], []
         for claim in claims:
             if end in ("completed", "gone"):
@@ -326,12 +341,12 @@ class StoreMachine(RuleBasedStateMachine):
         running = choice.draw(st.lists(st.sampled_from(held), max_size=2, unique=True)) if held else []
         for slot, job_id in enumerate(running):
             store.mark(owner)[slot] = job_id
-        life, bell = store._lives.pop(owner)
-        life.abandon()
-        bell.close()
+        inside.die(store, owner)
 
         ((info, acks),) = self._door(n + 1).rescue(
-            lambda claim, ran: Ack(claim.id, claim.attempt, State.PENDING, claim.failures, claim.crashes + ran)
+            lambda claim, ran: Ack(
+                claim.id, claim.attempt, State.PENDING, claim.failures, claim.crashes + ran
+            )
         )
 
         assert info.owner == owner

@@ -96,7 +96,7 @@ def _done(counts: Counts) -> int:
 def _worker(folder: Path) -> Generator[subprocess.Popen[bytes], None, None]:
     import subprocess
 
-    command = [sys.executable, "-m", "dutiful", "run", "app:worker"]
+    command = [sys.executable, "-P", "-m", "dutiful", "run", "app:worker"]
     with (folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(  # noqa: S603  # this very program
             command, cwd=folder, stdout=log, stderr=log, process_group=0

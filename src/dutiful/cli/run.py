@@ -69,13 +69,13 @@ def command(args: argparse.Namespace) -> int:
 
 
 def _until_stopped(worker: Worker, signals: Signals) -> int:
-    _next(signals)
+    signals.next()
     logs.log.info("stopping: running jobs get their grace time; a second signal stops at once")
-    stopping = threading.Thread(target=_stop, args=(worker, signals), name="dutiful-cli-stop", daemon=True)
+    stopping = _Stopping(worker, signals)
     stopping.start()
-    number = _next(signals)
+    number = signals.next()
     if number == WOKEN:
-        return codes.OK
+        return stopping.code()
     logs.log.warning("stopping at once")
     threading.Thread(target=worker.stop, kwargs={"timeout": 0}, name="dutiful-cli-stop", daemon=True).start()
     stopping.join(AT_ONCE_S)
@@ -83,14 +83,25 @@ def _until_stopped(worker: Worker, signals: Signals) -> int:
     os._exit(codes.AT_ONCE + number)
 
 
-def _next(signals: Signals) -> int:
-    while True:
-        for number in signals.wait():
-            return number
+class _Stopping(threading.Thread):
+    """`worker.stop()` in a thread of its own, so that a second signal finds somebody who listens."""
 
+    def __init__(self, worker: Worker, signals: Signals) -> None:
+        super().__init__(name="dutiful-cli-stop", daemon=True)
+        self._worker = worker
+        self._signals = signals
+        self._error: Exception | None = None
 
-def _stop(worker: Worker, signals: Signals) -> None:
-    try:
-        worker.stop()
-    finally:
-        signals.wake()
+    def run(self) -> None:
+        try:
+            self._worker.stop()
+        except Exception as error:  # noqa: BLE001  # told in the main thread, by `code`
+            self._error = error
+        finally:
+            self._signals.wake()
+
+    def code(self) -> int:
+        """Return the exit code, or raise what the stop raised."""
+        if self._error is not None:
+            raise self._error
+        return codes.OK

@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+from collections import deque
 from collections.abc import Iterable
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -13,7 +14,7 @@ END = (signal.SIGINT, signal.SIGTERM)
 
 class Signals:
     """
-    While in the block, the given signals are read with `wait`. For the main thread.
+    While in the block, the given signals are read with `wait`, or with `next`. For the main thread.
 
     Python writes each signal's number to a pipe (`signal.set_wakeup_fd`), which wakes
     whoever waits, however little of Python runs just then.
@@ -21,7 +22,9 @@ class Signals:
 
     def __init__(self, numbers: Iterable[signal.Signals] = END) -> None:
         self._numbers = tuple(numbers)
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)  # takes it by position only
+        self._unread: deque[int] = deque()
         self._before: dict[signal.Signals, Any] = {}
         self._fd_before = -1
 
@@ -50,6 +53,12 @@ class Signals:
         """Return what came, in its order; nothing if nothing came in time."""
         ready, _, _ = select.select([self._read], [], [], timeout_s)
         return list(os.read(self._read, 4096)) if ready else []
+
+    def next(self) -> int:
+        """Wait for the next one, and return it alone: two that came together are told one by one."""
+        while not self._unread:
+            self._unread.extend(self.wait())
+        return self._unread.popleft()
 
 
 def _noted(_number: int, _frame: FrameType | None) -> None:

@@ -211,7 +211,8 @@ def supervise(args: argparse.Namespace) -> int:
 
 
 def _command(args: argparse.Namespace) -> list[str]:
-    command = [sys.executable, "-m", "dutiful", "run", args.target, "--log-level", args.log_level]
+    # -P, as for the `dutiful` script: a queue.py in the current folder must not become our queue.
+    command = [sys.executable, "-P", "-m", "dutiful", "run", args.target, "--log-level", args.log_level]
     if args.concurrency:
         command += ["--concurrency", str(args.concurrency)]
     if args.queues:

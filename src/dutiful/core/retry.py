@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from dutiful.errors import ConfigError
 
 GIVE_UP = -1.0
+DELAY_S_MAX = 100 * 365.25 * 86_400  # a century: beyond it, instants would leave 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Backoff:
     def __post_init__(self) -> None:
         _check(self.first_s >= 0, "first_s", self.first_s, "0 or more")
         _check(self.factor >= 1, "factor", self.factor, "1 or more")
-        _check(self.limit_s >= 0, "limit_s", self.limit_s, "0 or more")
+        _check(0 <= self.limit_s <= DELAY_S_MAX, "limit_s", self.limit_s, "0 or more, and a century at most")
         _check(0 <= self.jitter <= 1, "jitter", self.jitter, "between 0 and 1")
 
     def delay_s(self, failures: int, chance: float) -> float:
@@ -98,7 +99,7 @@ class Retry:
             return GIVE_UP
         if said is None or said is True:
             return None
-        return max(0.0, float(said))
+        return min(max(0.0, float(said)), DELAY_S_MAX)  # a NaN is 0
 
 
 def _check(holds: bool, name: str, value: object, wanted: str) -> None:

@@ -3,48 +3,56 @@
 from dutiful.config import Config
 from dutiful.core.retry import Retry
 from dutiful.errors import NotDecodable
-from dutiful.job import Cancel, Claim, Completed, Discard, ErrorInfo, Failed, Interrupted, Result
-from dutiful.registry import Entry
-from dutiful.runner import processes
-from dutiful.runner.failure import crashed, timed_out
+from dutiful.handler import Entry
+from dutiful.job import Cancel, Claim, Completed, Discard, ErrorInfo, Interrupted, Result, Snooze
+from dutiful.runner import messages
+from dutiful.runner.failure import checked, crashed, failed, timed_out
+from dutiful.runner.processes import ChildPool
 
 
 def run_in_child(
-    pool: processes.ChildPool,
+    pool: ChildPool,
     claim: Claim,
     entry: Entry,
-    ref: processes.HandlerRef,
+    ref: messages.HandlerRef,
     config: Config,
     retry: Retry,
 ) -> tuple[Result, str | None]:
     """Run an attempt in a child process; return its result, and why its value was not kept, if so."""
-    job = processes.ChildJob(
+    job = messages.ChildJob(
         claim.id, claim.attempt, claim.task, claim.queue, claim.payload or "", config.result_bytes_max
     )
     outcome = pool.run(ref, job, timeout_s=entry.timeout_s)
     match outcome:
-        case processes.Returned(value, unencodable):
+        case messages.Returned(value, unencodable):
             return Completed(value), unencodable
-        case processes.Raised(exception, error):
-            return _raised(exception, error, retry, claim.failures + 1), None
-        case processes.Died(description):
+        case messages.Raised(exception, error):
+            return _raised(claim, exception, error, retry), None
+        case messages.Died(description):
             verb = "was " if description.startswith("killed") else ""
             return crashed(f"its child process {verb}{description}"), None
-        case processes.Killed(reason):
-            return _killed(reason, entry), None
+        case messages.Killed(reason):
+            return _killed(claim, reason, entry, retry), None
         case _:
-            return outcome, None
+            return _steered(claim, outcome, retry), None
 
 
-def _raised(exception: BaseException, error: ErrorInfo, retry: Retry, failures: int) -> Result:
+def _raised(claim: Claim, exception: BaseException, error: ErrorInfo, retry: Retry) -> Result:
     if isinstance(exception, NotDecodable):
         return Discard(str(exception))
-    return Failed(error, retry.after_s(exception, failures))
+    return failed(claim, exception, retry, error)
 
 
-def _killed(reason: processes.Reason, entry: Entry) -> Result:
+def _steered(claim: Claim, value: Snooze | Cancel | Discard, retry: Retry) -> Result:
+    try:
+        return checked(value)
+    except ValueError as error:
+        return failed(claim, error, retry)
+
+
+def _killed(claim: Claim, reason: messages.Reason, entry: Entry, retry: Retry) -> Result:
     if reason == "cancel":
         return Cancel("cancelled while it ran")
     if reason == "stop":
         return Interrupted()
-    return timed_out(entry.timeout_s)
+    return timed_out(claim, entry.timeout_s, retry)

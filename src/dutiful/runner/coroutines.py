@@ -6,12 +6,16 @@ reached asyncio would end the loop for all.
 """
 
 import asyncio
+import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 from dutiful.runner.attempt import Attempt
+
+log = logging.getLogger("dutiful")
 
 # Goes along into the threads of asyncio.to_thread.
 _within: ContextVar[object] = ContextVar("dutiful_within", default=None)
@@ -30,13 +34,22 @@ class Coroutines:
     def __init__(self, ended: Ended) -> None:
         self._ended = ended
         self._tasks: dict[Attempt, asyncio.Task[None]] = {}
+        self._is_ending = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="dutiful-async", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while not self._is_ending:
+            try:
+                self._loop.run_forever()
+            except BaseException:  # a SystemExit in a task that a handler made
+                log.exception("a task of an async handler tried to end the event loop; it goes on")
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        with contextlib.suppress(RuntimeError):  # "can't create new thread", at the interpreter's end
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
 
     def start(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run an attempt."""
@@ -76,8 +89,6 @@ class Coroutines:
 
     def end(self) -> None:
         """Stop the loop and its thread. All attempts have ended before."""
-        asyncio.run_coroutine_threadsafe(self._loop.shutdown_asyncgens(), self._loop).result(5)
+        self._is_ending = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()

@@ -4,8 +4,8 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from dutiful.core.retry import Retry
-from dutiful.job import Claim, Crashed, ErrorInfo, Failed, Result
+from dutiful.core.retry import DELAY_S_MAX, Retry
+from dutiful.job import Cancel, Claim, Crashed, Discard, ErrorInfo, Failed, Result, Snooze
 
 TEXT_BYTES_MAX = 16 * 1024  # of a message, and of a traceback: its end says most
 _OURS = str(Path(__file__).parent)
@@ -36,14 +36,14 @@ def _bounded(text: str) -> str:
     return cut if len(data) <= TEXT_BYTES_MAX else f"…{cut}"
 
 
-def failed(claim: Claim, error: BaseException, retry: Retry) -> Result:
-    """Return the result of an attempt whose handler raised, by its policy."""
+def failed(claim: Claim, error: BaseException, retry: Retry, info: ErrorInfo | None = None) -> Result:
+    """Return the result of an attempt that failed with `error`, by its policy; `info` is its text."""
     try:
         after_s = retry.after_s(error, claim.failures + 1)
     except Exception as policy_error:  # noqa: BLE001  # the user's function; the backoff decides instead
         policy_error.__cause__ = error
         return Failed(error_info(policy_error))
-    return Failed(error_info(error), after_s)
+    return Failed(info or error_info(error), after_s)
 
 
 def crashed(what: str) -> Result:
@@ -51,6 +51,24 @@ def crashed(what: str) -> Result:
     return Crashed(ErrorInfo("WorkerDied", f"worker died while running the job: {what}"))
 
 
-def timed_out(timeout_s: float | None) -> Result:
-    """Return the result of an attempt that ran out of time."""
-    return Failed(ErrorInfo("TimeoutError", f"the handler ran longer than its timeout of {timeout_s} s"))
+def timed_out(claim: Claim, timeout_s: float | None, retry: Retry) -> Result:
+    """Return the result of an attempt that ran out of time, by its policy."""
+    return failed(claim, TimeoutError(f"the handler ran longer than its timeout of {timeout_s} s"), retry)
+
+
+def checked(value: Snooze | Cancel | Discard) -> Snooze | Cancel | Discard:
+    """
+    Return what a handler returned to steer its job, if it makes sense.
+
+    Raises:
+        ValueError: It does not; a handler's mistake, so the attempt fails.
+    """
+    if isinstance(value, Snooze):
+        seconds: object = value.seconds
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not is_number or not 0 <= value.seconds <= DELAY_S_MAX:
+            raise ValueError(
+                f"the handler returned {value!r}; seconds must be a number from 0 to {DELAY_S_MAX:.0f}"
+            )
+        return value
+    return type(value)(_bounded(str(value.reason)))

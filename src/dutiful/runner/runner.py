@@ -18,7 +18,7 @@ from dutiful.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from dutiful.job import Ack, Claim, Interrupted, State
+from dutiful.job import Ack, Cancel, Claim, Interrupted, State
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
@@ -26,6 +26,7 @@ from dutiful.runner.failure import crashed
 from dutiful.runner.loop import Loop
 from dutiful.runner.slots import Slots
 from dutiful.runner.upkeep import TICK_S, Duty, Upkeep
+from dutiful.stopping import Deadline
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Outcome, Owner, Store, Take
 
@@ -36,6 +37,8 @@ IDLE_PAUSE_S = 30.0  # with nothing due the loop still looks now and then; it is
 BLOCKED_PAUSE_S = 0.05  # something is due that cannot be taken yet, such as a second suspect
 STALE_S = 0.5  # a job that waits in memory longer than this goes back for others to take
 PRUNE_JOBS = 500  # a few ms of the write lock
+PARK_AFTER_S = 1.0  # a job of a task unknown here is left to other workers for so long
+UNKNOWN_MAX = 1000  # task names; what is beyond is met and passed over each time
 UNWIND_S = 1.0  # for interrupted coroutines and children to come to their end
 
 
@@ -70,12 +73,19 @@ class Runner:
             config,
             events,
             free=self._free,
-            watch=self._watch,
+            look_by=self._look_by,
+            stuck=self._stuck,
             suspect_over=self._suspect_over,
+            nudge=self.nudge,
         )
         self._slots = Slots(
-            config.concurrency, self._attempts.run, when_low=self._want_more, when_free=self._became_free
+            config.concurrency,
+            self._attempts.run,
+            when_low=self._want_more,
+            when_free=self._became_free,
+            fault=self._attempts.fault,
         )
+        self._outcomes = self._attempts.outcomes
         self._owner: Owner = 0
         self._suspect: int | None = None  # the id of the suspect that is held here
         self._backlog = True  # something due may be waiting in the store
@@ -87,6 +97,7 @@ class Runner:
         self._finished_at_offer = 0
         self._parked_log_at = 0.0
         self._parked: dict[str, int] = {}
+        self._unknown: set[str] = set()
         self._in_trouble = False
         self._is_taking = False
         self._idle = threading.Condition()
@@ -97,7 +108,8 @@ class Runner:
 
     def start(self) -> None:
         """Join the store, rescue what dead workers left, and take jobs."""
-        self._owner = self._store.join(self._config.name, self._config.queues, self._config.concurrency)
+        config = self._config
+        self._owner = self._store.join(config.name, config.queues, config.concurrency, self._tasks())
         try:
             self._attempts.start(self._owner)
             self._rescue()
@@ -117,8 +129,14 @@ class Runner:
             doorbell=bell,
             hush=self._store.hush,
         )
-        self._upkeep = Upkeep(self._duties(), self._events, self._config.name, trouble=self._trouble)
-        self._committer.trouble = self._trouble
+        self._upkeep = Upkeep(
+            self._duties(),
+            self._events,
+            self._config.name,
+            trouble=self.trouble,
+            timeouts=self._attempts.look_at_timeouts,
+        )
+        self._committer.watcher = self
         self._committer.taker = self
         self._is_taking = True
         self._upkeep.start()
@@ -139,10 +157,21 @@ class Runner:
             Duty("rescuing the jobs of dead workers", TICK_S, self._rescue),
             Duty("looking for cancelled jobs", TICK_S, self._cancel),
             Duty("giving back waiting jobs", TICK_S, self._give_back_stale),
+            Duty("parking unknown tasks", TICK_S, self._park),
             Duty("pruning", TICK_S, self._prune),
-            Duty("the heartbeat", HEARTBEAT_S, lambda: self._store.beat(self._owner)),
+            Duty("the heartbeat", HEARTBEAT_S, lambda: self._store.beat(self._owner, self._tasks())),
             Duty("tidying up", TIDY_S, self._store.tidy),
         ]
+
+    def _tasks(self) -> list[str] | None:
+        """Return the tasks that this worker lists as its own; None: any."""
+        return None if self._registry.fallback is not None else sorted(self._registry.tasks())
+
+    def _skip(self) -> set[str]:
+        """Return the unknown tasks met lately that are still unknown."""
+        if self._unknown:
+            self._unknown = {task for task in self._unknown if task not in self._known}
+        return self._unknown
 
     # --- taking: what the committer asks in each step -----------------------------------------------
 
@@ -161,7 +190,7 @@ class Runner:
             limit,
             suspects=int(self._suspect is None),
             known=self._known,
-            park_s=self._config.park_s,
+            skip=self._skip(),
             look=look,
             handoff=True,
         )
@@ -190,9 +219,9 @@ class Runner:
         if outcome.claims:
             self._receive(outcome.claims)
         if outcome.late:
-            self._attempts.tell_late(outcome.late)
-        if outcome.parked:
-            self._note_parked(outcome.parked)
+            self._outcomes.tell_late(outcome.late)
+        if outcome.unknown and len(self._unknown) < UNKNOWN_MAX:
+            self._unknown |= outcome.unknown
         if outcome.next_delay_s is not None:
             due_at = time.monotonic() + outcome.next_delay_s
             if due_at < self._due_at:
@@ -206,12 +235,12 @@ class Runner:
         self._payload_bytes = max(size, (self._payload_bytes + size) / 2)
         self._offered_at = time.monotonic()
         self._finished_at_offer = self._attempts.finished
-        first = claims[0]
-        if first.crashes:
-            self._suspect = first.id
-            if runs_alone(first):
-                self._slots.offer(claims[1:])
-                self._slots.offer_alone(first)
+        suspect = next((claim for claim in claims if claim.crashes), None)
+        if suspect is not None:
+            self._suspect = suspect.id
+            if runs_alone(suspect):
+                self._slots.offer([claim for claim in claims if claim is not suspect])
+                self._slots.offer_alone(suspect)
                 return
         self._slots.offer(claims)
 
@@ -220,6 +249,8 @@ class Runner:
 
     def _suspect_over(self, claim: Claim) -> None:
         """A suspect came to its end without a crash: the next one may come, and the others go on."""
+        if self._suspect != claim.id:  # it was given up before
+            return
         self._suspect = None
         if runs_alone(claim):
             self._slots.open_again()
@@ -259,7 +290,7 @@ class Runner:
 
     def _look_ahead(self) -> None:
         """Find out, by reading alone, whether something is due, or when it will be."""
-        due_s = self._store.next_due_s(self._config.queues)
+        due_s = self._store.next_due_s(self._config.queues, self._skip())
         if due_s is None:
             self._due_at = time.monotonic() + IDLE_PAUSE_S
         elif due_s > 0:
@@ -296,8 +327,10 @@ class Runner:
         return after(claim, result, self._config.retry, self._config.max_crashes, chance=0.0)
 
     def _cancel(self) -> None:
-        for job_id in self._store.cancelled(self._owner):
-            self._attempts.cancel(job_id)
+        ids = [job_id for job_id in self._store.cancelled(self._owner) if not self._attempts.cancel(job_id)]
+        for claim in self._slots.take_out(ids) if ids else ():
+            self._outcomes.end(claim, Cancel("cancelled before it began"))
+            self._not_run(claim)
 
     def _give_back_stale(self) -> None:
         """Jobs that wait here because long ones came in between go back for others to take."""
@@ -308,9 +341,24 @@ class Runner:
 
     def _interrupt(self, claims: list[Claim]) -> None:
         for claim in claims:
-            self._attempts.end(claim, Interrupted(), self._config.retry)
-            if claim.id == self._suspect:
-                self._suspect = None
+            self._outcomes.end(claim, Interrupted())
+            self._not_run(claim)
+
+    def _not_run(self, claim: Claim) -> None:
+        if claim.id == self._suspect:
+            self._suspect = None
+
+    def _park(self) -> None:
+        """Clear the line of unknown tasks that nobody takes care of, and take back known ones."""
+        if self._store.unpark(self._known):
+            self._note_backlog()
+            self._wake()
+        if not self._skip():
+            return
+        config = self._config
+        parked = self._store.park(self._skip(), config.queues, after_s=PARK_AFTER_S, park_s=config.park_s)
+        if parked:
+            self._note_parked(parked)
 
     def _prune(self) -> None:
         keep = self._config.keep_completed
@@ -325,28 +373,38 @@ class Runner:
             counts, self._parked = self._parked, {}
             self._events.emit(TasksParked(self._config.name, counts, self._config.park_s))
 
-    def _trouble(self, error: StoreError | None) -> None:
-        if error is not None and not self._in_trouble:
+    def trouble(self, error: StoreError) -> None:
+        """The store cannot be used; told once, until it can be again."""
+        if not self._in_trouble:
             self._in_trouble = True
             self._events.emit(StoreTrouble(self._config.name, str(error)))
-        elif error is None and self._in_trouble:
+
+    def recovered(self) -> None:
+        """The store can be used again."""
+        if self._in_trouble:
             self._in_trouble = False
             self._events.emit(StoreRecovered(self._config.name))
+            self.nudge()
 
-    @property
-    def in_trouble(self) -> bool:
-        """Whether the store cannot be used right now."""
-        return self._in_trouble
+    def unwritable(self, ack: Ack, error: Exception) -> None:
+        """An outcome can never be written: a bug; the job runs again after a restart."""
+        duty = f"writing the outcome of job {ack.id} (it runs again after a restart)"
+        self._events.emit(WorkerFault(self._config.name, duty, repr(error)))
 
-    def _watch(self, attempt: Attempt, timeout_s: float) -> None:
-        assert self._upkeep is not None
-        self._upkeep.call_in(timeout_s, lambda: self._thread_timed_out(attempt))
+    def nudge(self) -> None:
+        """Something may be due that nobody announced."""
+        self._due_at = 0.0
+        self._wake()
 
-    def _thread_timed_out(self, attempt: Attempt) -> None:
-        if self._attempts.thread_timed_out(attempt):
-            self._slots.replace(attempt.slot)
-            assert self._upkeep is not None
-            self._upkeep.call_in(self._config.lease_s, lambda: self._attempts.give_up_lease(attempt))
+    def _look_by(self, at: float) -> None:
+        assert self._upkeep is not None, "handlers run between start and stop"
+        self._upkeep.look_by(at)
+
+    def _stuck(self, attempt: Attempt) -> None:
+        self._slots.replace(attempt.slot)
+        if attempt.claim.crashes:
+            self._suspect_over(attempt.claim)
+        self._became_free()
 
     # --- stopping ----------------------------------------------------------------------------------------
 
@@ -354,15 +412,15 @@ class Runner:
         """Whether this very thread is one of ours, which cannot wait for its own end."""
         return self._slots.serves_here() or self._attempts.runs_here()
 
-    def drain(self, until: float | None) -> None:
+    def drain(self, deadline: Deadline) -> None:
         """Wait until all that is ready has been finished, or the time is up."""
         while not self._committer.between_steps(self._is_drained):
-            rest_s = 0.05 if until is None else min(0.05, until - time.monotonic())
+            rest_s = deadline.rest_s(at_most=0.05)
             if rest_s <= 0:
                 return
             if self._slots.is_idle:
                 self._committer.kick()
-                self._wake()
+                self.nudge()
                 rest_s = min(rest_s, 0.002)
             with self._idle:
                 self._idle.wait(rest_s)
@@ -370,10 +428,10 @@ class Runner:
     def _is_drained(self) -> bool:
         if not self._slots.is_idle or self._committer.has_outcomes():
             return False
-        due_s = self._store.next_due_s(self._config.queues)
+        due_s = self._store.next_due_s(self._config.queues, self._skip())
         return due_s is None or due_s > 0
 
-    def stop(self, until: float) -> bool:
+    def stop(self, deadline: Deadline) -> bool:
         """
         Take nothing more, let running handlers end, write what they came to, and leave.
 
@@ -381,59 +439,55 @@ class Runner:
         stay with this process until they end.
         """
         self._is_taking = False
-        self._attempts.is_stopping = True
         self._slots.shut()
         if self._loop is not None:
             self._loop.end()
         back = self._slots.take_back(alone=True)
         self._interrupt(back)
         self._attempts.ask_all_to_stop()
-        self._wait_for_running(until)
+        self._wait_for_running(deadline)
         interrupted = self._slots.running
         self._attempts.interrupt_all()
-        self._wait_for_running(time.monotonic() + UNWIND_S)
+        self._wait_for_running(Deadline(UNWIND_S))
         if self._upkeep is not None:
             self._upkeep.end()
         self._slots.end()
-        self._committer.taker = None
         stuck = self._slots.running
-        self._flush(until)
+        self._flush(deadline)
         if not stuck:
             self._leave()
         self._events.emit(WorkerStopped(self._config.name, len(back) + interrupted - stuck, stuck))
         return not stuck
 
-    def _wait_for_running(self, until: float) -> None:
+    def _wait_for_running(self, deadline: Deadline) -> None:
         while self._slots.running:
-            rest_s = until - time.monotonic()
+            rest_s = deadline.rest_s(at_most=0.02)
             if rest_s <= 0:
                 return
             with self._idle:
-                self._idle.wait(min(rest_s, 0.02))
+                self._idle.wait(rest_s)
 
-    def _flush(self, until: float) -> None:
+    def _flush(self, deadline: Deadline) -> None:
         """Write what attempts came to; a store in trouble gets until the time is up, and 1 s at least."""
-        until = max(until, time.monotonic() + 1.0)
+        least = Deadline(1.0)
         while self._committer.has_outcomes():
             try:
                 self._committer.step()
             except StoreError as error:
-                if time.monotonic() > until:
-                    self._events.emit(
-                        WorkerFault(
-                            self._config.name, "writing the last outcomes (their jobs run again)", str(error)
-                        )
-                    )
+                if deadline.rest_s(at_most=1.0) <= 0 and least.rest_s(at_most=1.0) <= 0:
+                    duty = "writing the last outcomes (their jobs run again)"
+                    self._events.emit(WorkerFault(self._config.name, duty, str(error)))
                     return
                 time.sleep(0.05)
 
     def _leave(self) -> None:
         self._attempts.end_all()
+        self._committer.taker = None
+        self._committer.watcher = None
         try:
             self._store.leave(self._owner)
         except StoreError as error:  # what is left is rescued by the next worker
             self._events.emit(WorkerFault(self._config.name, "leaving the store", str(error)))
-        self._committer.trouble = None
 
     def when_over(self, then: Callable[[], None]) -> None:
         """After a stop that left threads in handlers: leave when the last of them has ended."""
@@ -441,7 +495,7 @@ class Runner:
         def wait() -> None:
             while self._slots.running:
                 time.sleep(0.05)
-            self._flush(time.monotonic())
+            self._flush(Deadline(0))
             self._leave()
             then()
 

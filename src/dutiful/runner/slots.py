@@ -13,9 +13,11 @@ microseconds of each other.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 from dutiful.job import Claim
+from dutiful.store.liveness import SLOTS_MAX
 
 Run = Callable[[Claim, int], bool]
 
@@ -43,20 +45,28 @@ class Slots:
             and comes back through `free`.
         when_low: Called when little is left in line.
         when_free: Called when a slot becomes free and nothing is in line.
+        fault: Called with a job, when `run` raised, which it should not.
     """
 
     def __init__(
-        self, count: int, run: Run, *, when_low: Callable[[], None], when_free: Callable[[], None]
+        self,
+        count: int,
+        run: Run,
+        *,
+        when_low: Callable[[], None],
+        when_free: Callable[[], None],
+        fault: Callable[[Claim, BaseException], None],
     ) -> None:
         self.ready: deque[Claim] = deque()
         self.low_water = 0
         self._run = run
         self._when_low = when_low
         self._when_free = when_free
+        self._fault = fault
         self._mutex = threading.Lock()
         self._free = list(range(count - 1, -1, -1))
         self._count = count
-        self._next_extra = count
+        self._spare = list(range(SLOTS_MAX - 1, count - 1, -1))  # numbers for slots in place of stuck ones
         self._parked: list[_Server] = []
         self._servers: set[_Server] = set()
         self._threads: set[int] = set()
@@ -75,7 +85,8 @@ class Slots:
     @property
     def running(self) -> int:
         """How many handlers run, those of stuck threads included."""
-        return self.busy + sum(server.ended for server in self._servers)
+        with self._mutex:
+            return self._count - len(self._free) + sum(server.ended for server in self._servers)
 
     @property
     def count(self) -> int:
@@ -149,8 +160,15 @@ class Slots:
         server.thread = threading.Thread(
             target=self._serve, args=(server,), name="dutiful-handler", daemon=True
         )
-        self._servers.add(server)
-        server.thread.start()
+        with self._mutex:
+            self._servers.add(server)
+        try:
+            server.thread.start()
+        except RuntimeError:  # "can't create new thread": out of memory, or the interpreter ends
+            with self._mutex:
+                self._servers.discard(server)
+                self._free.append(slot)
+                self._is_waking = False
 
     # --- a server's life ------------------------------------------------------------------------
 
@@ -167,7 +185,11 @@ class Slots:
                     return
         finally:
             self._threads.discard(threading.get_ident())
-            self._servers.discard(server)
+            with self._mutex:
+                self._servers.discard(server)
+                if server.ended:
+                    self._spare.append(server.slot)
+            self._when_free()
 
     def _serve_line(self, server: _Server) -> None:
         """Run what is in line until there is nothing to run, or no slot to run it in."""
@@ -186,7 +208,12 @@ class Slots:
             if len(ready) <= self.low_water:
                 self.low_water = -1  # once; the next offer sets it again
                 self._when_low()
-            if not run(claim, server.slot) and not self._take_slot(server):
+            try:
+                is_here = run(claim, server.slot)
+            except BaseException as error:  # noqa: BLE001  # a bug in us; the thread serves on
+                self._fault(claim, error)
+                is_here = True
+            if server.ended or not (is_here or self._take_slot(server)):
                 return
 
     def _take_alone(self) -> Claim | None:
@@ -233,15 +260,31 @@ class Slots:
         if not self.ready:
             self._when_free()
 
-    def replace(self, slot: int) -> None:
-        """The thread in `slot` is stuck: open another slot in its place; it ends when it can."""
+    def replace(self, slot: int) -> bool:
+        """
+        The thread in `slot` is stuck: open another slot in its place; it ends when it can.
+
+        Returns whether there is one: thousands of stuck threads are left as they are.
+        """
         with self._mutex:
+            if not self._spare:
+                return False
             for server in self._servers:
                 if server.slot == slot and server not in self._parked:
                     server.ended = True
-            self._free.append(self._next_extra)
-            self._next_extra += 1
+            self._free.append(self._spare.pop())
         self._wake_one()
+        return True
+
+    def take_out(self, job_ids: Collection[int]) -> list[Claim]:
+        """Take jobs out of the line; return those that were still there."""
+        out: list[Claim] = []
+        for claim in list(self.ready):
+            if claim.id in job_ids:
+                with suppress(ValueError):  # it has just begun
+                    self.ready.remove(claim)
+                    out.append(claim)
+        return out
 
     # --- the end ------------------------------------------------------------------------------------
 

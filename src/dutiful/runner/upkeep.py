@@ -7,8 +7,6 @@ The duties of a worker that can wait: each is a function, done when its time has
     when due      the timeouts of handlers in threads
 """
 
-import heapq
-import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -32,18 +30,29 @@ class Duty:
 
 
 class Upkeep:
-    """A thread that does duties when they are due, and calls back at given times."""
+    """
+    A thread that does duties when they are due.
+
+    Args:
+        trouble: Told of the store's errors.
+        timeouts: Deals with handlers out of time; returns when the next one will be.
+    """
 
     def __init__(
-        self, duties: list[Duty], events: Events, worker: str, *, trouble: Callable[[StoreError], None]
+        self,
+        duties: list[Duty],
+        events: Events,
+        worker: str,
+        *,
+        trouble: Callable[[StoreError], None],
+        timeouts: Callable[[], float | None],
     ) -> None:
         self._trouble = trouble
         self._duties = duties
         self._events = events
         self._worker = worker
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-        self._mutex = threading.Lock()
+        self._timeouts = timeouts
+        self._next_at = 0.0
         self._wake = threading.Event()
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, name="dutiful-upkeep", daemon=True)
@@ -55,41 +64,29 @@ class Upkeep:
             duty.due_at = now + duty.every_s
         self._thread.start()
 
-    def call_in(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call `function` in this thread after `seconds`."""
-        with self._mutex:
-            at = time.monotonic() + seconds
-            first = not self._timers or at < self._timers[0][0]
-            heapq.heappush(self._timers, (at, next(self._order), function))
-        if first:
+    def look_by(self, at: float) -> None:
+        """Have the timeouts looked at by this time (monotonic seconds)."""
+        if at < self._next_at:
             self._wake.set()
 
     def _run(self) -> None:
         while True:
-            # Clear, then look: a stop or a timer that comes later ends the wait below.
+            # Clear, then look: a stop or an earlier timeout that comes later ends the wait below.
             self._wake.clear()
             if self._is_ending:
                 return
-            self._do_timers()
             for duty in self._duties:
                 if duty.due_at <= time.monotonic():
                     self._guarded(duty.name, duty.run)
                     duty.due_at = time.monotonic() + duty.every_s
-            self._wake.wait(self._pause_s())
+            self._next_at = float("inf")  # so that what begins from here on wakes us
+            self._guarded("looking at timeouts", self._look_at_timeouts)
+            self._wake.wait(max(0.0, self._next_at - time.monotonic()))
 
-    def _do_timers(self) -> None:
-        while True:
-            with self._mutex:
-                if not self._timers or self._timers[0][0] > time.monotonic():
-                    return
-                _at, _order, function = heapq.heappop(self._timers)
-            self._guarded("a timeout", function)
-
-    def _pause_s(self) -> float:
+    def _look_at_timeouts(self) -> None:
+        at = self._timeouts()
         nexts = [duty.due_at for duty in self._duties]
-        with self._mutex:
-            nexts += [self._timers[0][0]] if self._timers else []
-        return max(0.0, min(nexts, default=time.monotonic() + TICK_S) - time.monotonic())
+        self._next_at = min(nexts if at is None else [*nexts, at])
 
     def _guarded(self, name: str, function: Callable[[], None]) -> None:
         try:

@@ -7,10 +7,13 @@ gathered, its own and others', and stores it in one step. So one caller alone pa
 thread switch, and many share one fsync. What handlers came to travels along; when nobody
 sends, a thread of our own writes it a few milliseconds later.
 
-Nothing is in doubt after an interruption: the step's outcome says whether it committed,
-and what did not is put back in the queues.
+The main thread never leads: a signal's exception (Ctrl-C) can strike it between any two
+instructions, and would tear a step apart. It leaves its jobs to our thread and waits,
+which can be interrupted safely. For bulk sends that is even faster: the next chunk is
+read while this one is written.
 """
 
+import contextlib
 import copy
 import threading
 import time
@@ -44,10 +47,26 @@ class Taker(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Who wants to know how the store is doing."""
+
+    def trouble(self, error: StoreError) -> None:
+        """A step failed; it is tried again."""
+        ...
+
+    def recovered(self) -> None:
+        """A step succeeded."""
+        ...
+
+    def unwritable(self, ack: Ack, error: Exception) -> None:
+        """An outcome can never be written; it was let go."""
+        ...
+
+
 class Sending:
     """Some new jobs on their way into the store."""
 
-    __slots__ = ("drafts", "error", "exempt", "is_done", "stored", "when_done")
+    __slots__ = ("drafts", "error", "exempt", "is_done", "settled", "stored", "when_done")
 
     def __init__(
         self,
@@ -60,8 +79,23 @@ class Sending:
         self.exempt = exempt  # from the bound on unfinished jobs
         self.when_done = when_done
         self.is_done = False
+        self.settled: threading.Lock | None = None  # released when it is done
         self.stored: list[range] = []
         self.error: BaseException | None = None
+
+    def result(self) -> list[range]:
+        """
+        Return the ids per draft.
+
+        Raises:
+            StoreError: They are not stored.
+        """
+        if self.error is None:
+            return self.stored
+        # One error may meet many senders, and each adds its traceback: so a copy.
+        copied = copy.copy(self.error)
+        copied.__cause__ = self.error.__cause__
+        raise copied
 
 
 class Committer:
@@ -72,26 +106,22 @@ class Committer:
         self._buffer = buffer
         self._keep_completed = keep_completed
         self._lead = threading.Lock()
-        self._leader = 0
         self._sendings: deque[Sending] = deque()
         self.completed: deque[tuple[JobId, int]] = deque()
         self.acks: deque[Ack] = deque()
         self._is_armed = False
-        self._wake = threading.Event()
         self._is_urgent = False
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._changing = threading.Lock()
         self._is_closing = False
         self._stepped_at = 0.0
+        self._one_by_one = False
+        self._in_trouble = False
         self.taker: Taker | None = None
-        self.watched: dict[JobId, list[Callable[[], None]]] = {}
+        self.watcher: Watcher | None = None
         self.room_made: Callable[[], None] | None = None
-        self.trouble: Callable[[StoreError | None], None] | None = None
-
-    @property
-    def is_leading_here(self) -> bool:
-        """Whether this very thread is inside a step: a signal handler must not wait for it."""
-        return self._leader == threading.get_ident()
+        self.watched: dict[JobId, list[Callable[[], None]]] = {}
 
     # --- for callers ------------------------------------------------------------------------
 
@@ -107,22 +137,34 @@ class Committer:
             StoreError: They are not stored.
         """
         sending = Sending(drafts, exempt=exempt)
-        self._sendings.append(sending)
-        try:
+        if threading.current_thread() is threading.main_thread() and self._is_running():
+            self._leave_to_thread(sending)
+        else:
+            self._sendings.append(sending)
             with self._lead:
                 while not sending.is_done:
                     self._step()
+        return sending.result()
+
+    def _leave_to_thread(self, sending: Sending) -> None:
+        sending.settled = threading.Lock()
+        sending.settled.acquire()
+        try:
+            self.post(sending)
+            sending.settled.acquire()
         except BaseException:
-            self._withdraw(sending)
+            self.withdraw(sending)
             raise
-        if sending.error is not None:
-            raise own_copy(sending.error)
-        return sending.stored
 
     def post(self, sending: Sending) -> None:
         """Have jobs stored soon; `when_done` is called, in another thread, when it is decided."""
         self._sendings.append(sending)
         self.kick()
+
+    def withdraw(self, sending: Sending) -> None:
+        """Take it back, if no step has taken it yet; else it is stored, or failed, as it is."""
+        with contextlib.suppress(ValueError):
+            self._sendings.remove(sending)
 
     def complete(self, job_id: JobId, attempt: int) -> None:
         """Record, soon, that an attempt ended well and without a result. The hot path."""
@@ -148,9 +190,16 @@ class Committer:
             self.room_made()
 
     def step(self) -> None:
-        """Do one step now: what waits is written, and what is wished is taken."""
+        """
+        Do one step now: what waits is written, and what is wished is taken.
+
+        Raises:
+            StoreError: Nothing was done; what waits is kept.
+        """
         with self._lead:
-            self._step()
+            failure = self._step()
+        if failure is not None:
+            raise failure
 
     def between_steps(self, look: Callable[[], bool]) -> bool:
         """Return what `look` says while no step is under way, so that nothing is half handed over."""
@@ -168,36 +217,42 @@ class Committer:
 
     # --- the step ---------------------------------------------------------------------------
 
-    def _step(self) -> None:
+    def _step(self) -> StoreError | None:
+        """Do one step, as the leader; return why it failed, if it did."""
         self._is_armed = False
         sendings = self._gathered()
-        if self._buffer is not None:
-            sendings.sort(key=lambda sending: not sending.exempt)
-        work = Work(
-            acks=_drained(self.acks),
-            completed=_drained(self.completed),
+        work = self._work(sendings)
+        if self.taker is not None:
+            work.take = self.taker.wish(sending=bool(work.drafts))
+        if not (work.acks or work.completed or work.drafts or work.take):
+            return None
+        outcome = Outcome()
+        failure: StoreError | None = None
+        try:
+            self._store.exchange(work, outcome)
+        except StoreError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001  # a value that the store cannot take, or a bug
+            failure = self._unexpected(work, error)
+        self._stepped_at = time.monotonic()
+        if outcome.committed:
+            self._settle(work, outcome, sendings)
+            return None
+        assert failure is not None, "a step either commits or says why not"
+        self._fail(work, sendings, failure)
+        return failure
+
+    def _work(self, sendings: list[Sending]) -> Work:
+        limit = 1 if self._one_by_one else None
+        acks = _drained(self.acks, limit)
+        return Work(
+            acks=acks,
+            completed=[] if acks and limit else _drained(self.completed, limit),
             drafts=[draft for sending in sendings for draft in sending.drafts],
             exempt=sum(len(sending.drafts) for sending in sendings if sending.exempt),
             buffer=self._buffer,
             keep_completed=self._keep_completed,
         )
-        if self.taker is not None:
-            work.take = self.taker.wish(sending=bool(work.drafts))
-        if not (work.acks or work.completed or work.drafts or work.take):
-            return
-        outcome = Outcome()
-        failure: BaseException | None = None
-        self._leader = threading.get_ident()
-        try:
-            self._store.exchange(work, outcome)
-        except StoreError as error:
-            failure = error
-        except BaseException:  # a signal's exception: settle by the facts, then let it go on
-            self._settle(work, outcome, sendings, None)
-            raise
-        finally:
-            self._leader = 0
-        self._settle(work, outcome, sendings, failure)
 
     def _gathered(self) -> list[Sending]:
         gathered: list[Sending] = []
@@ -209,46 +264,57 @@ class Committer:
                 break
             gathered.append(sending)
             jobs += sum(len(draft.payloads) for draft in sending.drafts)
+        if self._buffer is not None:
+            gathered.sort(key=lambda sending: not sending.exempt)
         return gathered
 
-    def _settle(
-        self, work: Work, outcome: Outcome, sendings: list[Sending], failure: BaseException | None
-    ) -> None:
-        self._stepped_at = time.monotonic()
-        if outcome.committed:
-            self._hand_out(outcome, sendings)
-            if self.taker is not None:
-                self.taker.deliver(outcome, work.take)
-            if outcome.left_pending:
-                self._store.ring()
-            self._announce(work)
-            if self.trouble is not None:
-                self.trouble(None)
-            return
-        self.completed.extendleft(reversed(work.completed))
-        self.acks.extendleft(reversed(work.acks))
-        if failure is None:
-            self._sendings.extendleft(reversed(sendings))
-            return
-        for sending in sendings:
-            sending.error = failure
-            self._done(sending)
-        if isinstance(failure, StoreError) and self.trouble is not None:
-            self.trouble(failure)
-        if not sendings:
-            raise failure
-
-    def _hand_out(self, outcome: Outcome, sendings: list[Sending]) -> None:
+    def _settle(self, work: Work, outcome: Outcome, sendings: list[Sending]) -> None:
+        if self.taker is not None:
+            self.taker.deliver(outcome, work.take)
         stored = iter(outcome.stored)
         for sending in sendings:
             sending.stored = [next(stored) for _ in sending.drafts]
-            self._done(sending)
+            _done(sending)
+        if outcome.left_pending:
+            self._store.ring()
+        self._announce(work)
+        if self._one_by_one and not self.has_outcomes():
+            self._one_by_one = False
+        if self._in_trouble:
+            self._in_trouble = False
+            if self.watcher is not None:
+                self.watcher.recovered()
 
-    @staticmethod
-    def _done(sending: Sending) -> None:
-        sending.is_done = True
-        if sending.when_done is not None:
-            sending.when_done(sending)
+    def _fail(self, work: Work, sendings: list[Sending], failure: StoreError) -> None:
+        """Nothing was done: the senders are told; outcomes are kept and written later."""
+        self.completed.extendleft(reversed(work.completed))
+        self.acks.extendleft(reversed(work.acks))
+        for sending in sendings:
+            sending.error = failure
+            _done(sending)
+        self._in_trouble = True
+        if self.watcher is not None:
+            self.watcher.trouble(failure)
+        if self.has_outcomes():
+            self._arm()
+
+    def _unexpected(self, work: Work, error: Exception) -> StoreError:
+        """
+        Not the store's own error: some value is at fault, and must not hold up the others.
+
+        From here outcomes are written one by one, until the one at fault stands alone; it is
+        let go, and its job runs again after a restart.
+        """
+        alone = self._one_by_one and not work.drafts
+        self._one_by_one = True
+        if alone and work.acks:
+            (ack,) = work.acks
+            work.acks = []
+            if self.watcher is not None:
+                self.watcher.unwritable(ack, error)
+        failure = StoreError(self._store.label, f"unexpected: {error!r}; nothing was stored.")
+        failure.__cause__ = error
+        return failure
 
     def _announce(self, work: Work) -> None:
         if not (work.completed or work.acks):
@@ -262,50 +328,55 @@ class Committer:
         if self.room_made is not None:
             self.room_made()
 
-    def _withdraw(self, sending: Sending) -> None:
-        """After an interruption: if nobody took it yet, nobody will."""
-        if not sending.is_done:
-            try:
-                self._sendings.remove(sending)
-            except ValueError:  # it was taken: it is stored, or was put back and is stored later
-                return
-
     # --- the thread ------------------------------------------------------------------------------
 
     def _arm(self) -> None:
         self._is_armed = True
         if self._thread is None:
-            with self._starting:
-                if self._thread is None:
-                    self._is_closing = False
-                    self._thread = threading.Thread(target=self._run, name="dutiful-committer", daemon=True)
-                    self._thread.start()
+            self._is_running()
         self._wake.set()
+
+    def _is_running(self) -> bool:
+        """Start the thread if need be; return False if it cannot be, as at the interpreter's end."""
+        if self._thread is not None:
+            return True
+        with self._changing:
+            if self._thread is None:
+                self._is_closing = False
+                thread = threading.Thread(target=self._run, name="dutiful-committer", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # "can't create new thread at interpreter shutdown"
+                    return False
+                self._thread = thread
+        return True
 
     def _run(self) -> None:
         while True:
             self._wake.wait()
-            if self._is_closing:
-                return
             is_urgent = self._wait_for_company()
             self._wake.clear()
+            # Cleared first: what comes from here on is seen here, or wakes us again.
+            if self._is_closing:
+                return
             if not (self.completed or self.acks or self._sendings):
                 continue
             if not self._lead.acquire(blocking=is_urgent):
                 self._wake.set()  # somebody commits right now; what comes too late for that waits again
                 continue
             try:
-                self._step()
-            except StoreError:  # told by `trouble`; what waits is kept
-                time.sleep(RETRY_S)
-                self._wake.set()
+                failure = self._step()
             finally:
                 self._lead.release()
+            if self._sendings:
+                self.kick()
+            elif failure is not None:
+                time.sleep(RETRY_S)
 
     def _wait_for_company(self) -> bool:
         """Wait until the last step is a while ago, or somebody asks for haste; return whether so."""
         rest_s = FLUSH_S
-        while rest_s > 0 and not self._is_urgent:
+        while rest_s > 0 and not self._is_urgent and not self._is_closing:
             time.sleep(rest_s)
             rest_s = self._stepped_at + FLUSH_S - time.monotonic()
         is_urgent, self._is_urgent = self._is_urgent, False
@@ -313,29 +384,30 @@ class Committer:
 
     def close(self) -> None:
         """End the thread. What was not written stays in the queues."""
-        with self._starting:
-            self._is_closing = True
+        with self._changing:
             thread, self._thread = self._thread, None
+            self._is_closing = True
         if thread is not None:
             self._wake.set()
             if thread is not threading.current_thread():
                 thread.join()
-            self._wake.clear()
 
 
-def own_copy(error: BaseException) -> BaseException:
-    """Return a copy to raise: one error may meet many senders, and each adds its traceback."""
-    copied = copy.copy(error)
-    copied.__cause__ = error.__cause__
-    return copied
+def _done(sending: Sending) -> None:
+    sending.is_done = True
+    if sending.settled is not None:
+        sending.settled.release()
+    if sending.when_done is not None:
+        sending.when_done(sending)
 
 
-def _drained(queue: deque[T]) -> list[T]:
+def _drained(queue: deque[T], limit: int | None) -> list[T]:
     drained: list[T] = []
     take: Callable[[], T] = queue.popleft
     put: Callable[[T], None] = drained.append
     try:
-        while True:
+        while limit is None or len(drained) < limit:
             put(take())
     except IndexError:
-        return drained
+        pass
+    return drained

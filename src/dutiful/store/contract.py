@@ -10,7 +10,7 @@ takes due jobs, and stores new ones. The committer gathers what many threads wan
 one such step. All other methods are off the hot path.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -47,10 +47,10 @@ class Take(Struct, frozen=True):
     """
     What a worker wants to take: at most `limit` due jobs, at most `suspects` of them suspects.
 
-    Jobs of a task that is not in `known` are parked for `park_s` seconds instead: they
-    stay pending and their attempt is not counted. None knows every task. With `handoff`,
-    new jobs of the same step that are due at once and for which the limit has room are
-    stored as claimed, if nothing that was due before them is left waiting.
+    Jobs of a task that is not in `known` are left for others; None knows every task. Those
+    in `skip` are passed over without a look. With `handoff`, new jobs of the same step that
+    are due at once and for which the limit has room are stored as claimed, if nothing that
+    was due before them is left waiting.
     """
 
     owner: Owner
@@ -58,7 +58,7 @@ class Take(Struct, frozen=True):
     limit: int
     suspects: int = 0
     known: Container[str] | None = None
-    park_s: float = 60.0
+    skip: Collection[str] = ()
     look: bool = True  # False: nothing is waiting, as far as the caller knows
     handoff: bool = False
 
@@ -87,8 +87,8 @@ class Outcome(Struct):
     late: list[tuple[JobId, int]] = field(default_factory=list[tuple[JobId, int]])
     claims: list[Claim] = field(default_factory=list[Claim])
     stored: list[range] = field(default_factory=list[range])
-    parked: dict[str, int] = field(default_factory=dict[str, int])
-    drained: bool = False  # nothing due was left waiting in the queues of `take`
+    unknown: set[str] = field(default_factory=set[str])  # tasks that were met and are not in `known`
+    drained: bool = False  # nothing due that is known was left waiting in the queues of `take`
     left_pending: bool = False  # new jobs that are due at once were left for a claim
     next_delay_s: float | None = None  # of the new jobs that are not due yet, the soonest
 
@@ -181,8 +181,14 @@ class Store(Protocol):
         """
         ...
 
-    def join(self, name: str, queues: Sequence[str], concurrency: int) -> Owner:
-        """Become a worker of this store: from now on `rescue` elsewhere can see it live or die."""
+    def join(
+        self, name: str, queues: Sequence[str], concurrency: int, tasks: Sequence[str] | None = None
+    ) -> Owner:
+        """
+        Become a worker of this store: from now on `rescue` elsewhere can see it live or die.
+
+        `tasks` are those that it can run; None: any.
+        """
         ...
 
     def leave(self, owner: Owner) -> None:
@@ -197,8 +203,8 @@ class Store(Protocol):
         """Return the descriptor that is held while the worker lives, for its child processes to hold too."""
         ...
 
-    def beat(self, owner: Owner) -> None:
-        """Say that the worker lives."""
+    def beat(self, owner: Owner, tasks: Sequence[str] | None = None) -> None:
+        """Say that the worker lives, and which tasks it can run by now."""
         ...
 
     def cancelled(self, owner: Owner) -> list[JobId]:
@@ -215,6 +221,17 @@ class Store(Protocol):
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are registered, dead ones not yet rescued included."""
+        ...
+
+    def park(
+        self, tasks: Collection[str], queues: Sequence[str], *, after_s: float, park_s: float
+    ) -> dict[str, int]:
+        """
+        Put jobs of these tasks out of the way: due again in `park_s`, pending, no attempt counted.
+
+        Only jobs that have been due for `after_s`, and only of tasks that no registered
+        worker of these queues lists. Returns how many of each task.
+        """
         ...
 
     def unpark(self, known: Container[str] | None) -> int:
@@ -251,8 +268,12 @@ class Store(Protocol):
         """Count the jobs that are pending or running."""
         ...
 
-    def next_due_s(self, queues: Sequence[str]) -> float | None:
-        """Return the seconds until the next pending job of these queues is due (0: now); None: none."""
+    def next_due_s(self, queues: Sequence[str], skip: Collection[str] = ()) -> float | None:
+        """
+        Return the seconds until the next pending job of these queues is due (0: now); None: none.
+
+        Jobs of the tasks in `skip` do not count.
+        """
         ...
 
     def changed(self) -> bool:
@@ -269,6 +290,10 @@ class Store(Protocol):
 
     def hush(self) -> None:
         """Take the rings that came in, so that the doorbell is quiet again."""
+        ...
+
+    def is_used_here(self) -> bool:
+        """Whether this very thread is inside one of these methods: a signal handler must not wait for it."""
         ...
 
     def tidy(self) -> None:

@@ -11,7 +11,7 @@ The SQLite store: one file, or memory.
 
 import os
 import sqlite3
-from collections.abc import Callable, Container, Generator, Sequence
+from collections.abc import Callable, Collection, Container, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,8 @@ from dutiful.store.sqlite_file import translated
 from dutiful.store.sqlite_workers import Workers
 
 __all__ = ["MEMORY", "SqliteStore"]
+
+_LEGACY = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL, Python 3.12
 
 
 class SqliteStore:
@@ -78,7 +80,7 @@ class SqliteStore:
         self._exchange.do(work, outcome)
 
     def insert_in(self, transaction: Any, drafts: Sequence[Draft]) -> list[range]:
-        db = self._checked(transaction)
+        db = sqlite_step.plain(self._checked(transaction))
         stored: list[range] = []
         try:
             for draft in drafts:
@@ -101,17 +103,21 @@ class SqliteStore:
                 f"transaction= is not a connection to {self.label}, where this worker keeps its jobs; "
                 "nothing was stored. Open it on the same file."
             )
-        if not transaction.in_transaction and transaction.isolation_level is None:
+        # In the old mode, with an isolation level, Python begins a transaction with our first write.
+        begins_itself = (
+            transaction.isolation_level is not None and getattr(transaction, "autocommit", _LEGACY) == _LEGACY
+        )
+        if not transaction.in_transaction and not begins_itself:
             raise ConfigError(
-                "transaction= has no open transaction (isolation_level=None); nothing was stored. "
-                "Execute BEGIN first."
+                "transaction= has no open transaction; nothing was stored. Execute BEGIN first."
             )
         return transaction
 
     def _leads_here(self, db: sqlite3.Connection) -> bool:
         if self.in_memory:
             return db is self._access.db
-        file = next((row[2] for row in db.execute("PRAGMA database_list") if row[1] in ("main", b"main")), "")
+        rows = sqlite_step.plain(db).execute("PRAGMA database_list").fetchall()
+        file = next((row[2] for row in rows if row[1] in ("main", b"main")), "")
         path = Path(os.fsdecode(file))
         return bool(file) and path.exists() and self._access.path.samefile(path)
 
@@ -126,15 +132,18 @@ class SqliteStore:
                     f"the transaction of job {claim.id} was ended inside ctx.transaction(); leave COMMIT and "
                     "ROLLBACK to the block, so that the job's completion commits with your writes."
                 )
-            sqlite_step.complete(db, [(claim.id, claim.attempt)], keep=True, now=clock.wall_ms())
-            crashpoint("transaction.before_commit")
-            db.execute("COMMIT")
-            crashpoint("transaction.after_commit")
+            with self._access.translating():
+                sqlite_step.complete(db, [(claim.id, claim.attempt)], keep=True, now=clock.wall_ms())
+                crashpoint("transaction.before_commit")
+                db.execute("COMMIT")
+                crashpoint("transaction.after_commit")
 
     # --- workers --------------------------------------------------------------------------------------
 
-    def join(self, name: str, queues: Sequence[str], concurrency: int) -> Owner:
-        return self._workers.join(name, queues, concurrency)
+    def join(
+        self, name: str, queues: Sequence[str], concurrency: int, tasks: Sequence[str] | None = None
+    ) -> Owner:
+        return self._workers.join(name, queues, concurrency, tasks)
 
     def leave(self, owner: Owner) -> None:
         self._exchange.unfinished.forget()
@@ -146,8 +155,8 @@ class SqliteStore:
     def held_fd(self, owner: Owner) -> int | None:
         return self._workers.held_fd(owner)
 
-    def beat(self, owner: Owner) -> None:
-        self._workers.beat(owner)
+    def beat(self, owner: Owner, tasks: Sequence[str] | None = None) -> None:
+        self._workers.beat(owner, tasks)
 
     def rescue(self, decide: Callable[[Claim, bool], Ack]) -> list[tuple[WorkerInfo, list[Ack]]]:
         return self._workers.rescue(decide, changed=self._exchange.unfinished.forget)
@@ -162,10 +171,29 @@ class SqliteStore:
     def unpark(self, known: Container[str] | None) -> int:
         with self._access.looking() as db:
             tasks = [task for task in sqlite_look.parked_tasks(db) if known is None or task in known]
-        if not tasks:
-            return 0
-        with self._access.writing():
-            return sqlite_upkeep.unpark(self._access.db, tasks)
+        total, some = 0, 1
+        while tasks and some:
+            with self._access.writing():
+                some = sqlite_upkeep.unpark(self._access.db, tasks)
+            total += some
+        return total
+
+    def park(
+        self, tasks: Collection[str], queues: Sequence[str], *, after_s: float, park_s: float
+    ) -> dict[str, int]:
+        with self._access.looking() as db:
+            taken_care_of = sqlite_look.tasks_taken_care_of(db, queues)
+        if taken_care_of is None or not set(tasks) - taken_care_of:
+            return {}
+        with self._access.writing() as now:
+            return sqlite_upkeep.park(
+                self._access.db,
+                set(tasks) - taken_care_of,
+                queues,
+                now=now,
+                after_ms=round(after_s * 1000),
+                park_ms=round(park_s * 1000),
+            )
 
     def ring(self) -> None:
         self._workers.ring()
@@ -178,6 +206,9 @@ class SqliteStore:
 
     def changed(self) -> bool:
         return self._access.changed()
+
+    def is_used_here(self) -> bool:
+        return self._access.is_used_here()
 
     # --- looking ----------------------------------------------------------------------------------------
 
@@ -197,9 +228,9 @@ class SqliteStore:
         with self._access.looking() as db:
             return sqlite_step.count_unfinished(db)
 
-    def next_due_s(self, queues: Sequence[str]) -> float | None:
+    def next_due_s(self, queues: Sequence[str], skip: Collection[str] = ()) -> float | None:
         with self._access.looking() as db:
-            due_at = sqlite_look.next_due(db, queues)
+            due_at = sqlite_look.next_due(db, queues, skip)
         return None if due_at is None else max(0.0, (due_at - clock.wall_ms()) / 1000)
 
     # --- editing and upkeep -----------------------------------------------------------------------------

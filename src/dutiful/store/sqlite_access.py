@@ -60,6 +60,7 @@ class Access:
         self._fork = ForkGuard(self._after_fork)
         self._log_bytes = 0
         self._seen = 0
+        self._looker = 0  # the thread that is reading
 
     # --- opening and closing --------------------------------------------------------------------
 
@@ -112,8 +113,10 @@ class Access:
 
     def close(self) -> None:
         """Close the connections. In a forked child they are the parent's, and stay."""
+        if not self.is_open or self._fork.is_forked:
+            return
         with self._opening:
-            if not self.is_open or self._fork.is_forked:
+            if not self.is_open:
                 return
             with self._reading, contextlib.suppress(StoreBusy), self._lock.held(self.busy_s):
                 # The last connection to close checkpoints and removes the log: under our lock.
@@ -237,7 +240,8 @@ class Access:
         with self._locked():
             db = self.db if self.in_memory else self.connection()
             try:
-                db.execute("BEGIN IMMEDIATE")
+                with self.translating():
+                    db.execute("BEGIN IMMEDIATE")
                 yield db
             finally:
                 self.resets += 1
@@ -245,6 +249,14 @@ class Access:
                     db.execute("ROLLBACK")
                 if not self.in_memory:
                     db.close()
+
+    @contextlib.contextmanager
+    def translating(self) -> Generator[None]:
+        """Raise a driver's error as ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise translated(error, self.label, self.busy_s) from error
 
     # --- reading -----------------------------------------------------------------------------------------
 
@@ -257,10 +269,16 @@ class Access:
             held = contextlib.nullcontext() if self._lock.is_mine else self._lock.held(self.busy_s)
         with held:
             self._check_open()
+            before, self._looker = self._looker, threading.get_ident()
             try:
-                yield self.reader
-            except sqlite3.Error as error:
-                raise translated(error, self.label, self.busy_s) from error
+                with self.translating():
+                    yield self.reader
+            finally:
+                self._looker = before
+
+    def is_used_here(self) -> bool:
+        """Whether this very thread is reading or writing."""
+        return self._lock.is_mine or self._looker == threading.get_ident()
 
     def version(self) -> int:
         """Return a number that changes when another connection has committed; 3 µs, no disk."""

@@ -191,9 +191,9 @@ def migrate(db: sqlite3.Connection, label: str) -> None:
                 db.execute(statement)
                 crashpoint("migrate.middle")
             db.execute(
-                "INSERT INTO dutiful_meta (key, value) VALUES ('schema_version', ?1), ('schema_min_code', ?1)"
+                "INSERT INTO dutiful_meta (key, value) VALUES ('schema_version', ?), ('schema_min_code', ?)"
                 " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                (version,),
+                (version, version),
             )
         db.execute("COMMIT")
     except BaseException:

@@ -1,7 +1,7 @@
 """Reading a SQLite store: jobs, counts, workers. Nothing here writes, or waits for a writer."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -9,6 +9,8 @@ import msgspec
 from dutiful.config import Keep
 from dutiful.job import AttemptError, Claim, JobId, Record, State
 from dutiful.store.contract import Counts, Owner, Query, WorkerInfo
+
+_ID_MAX = 2**63 - 1
 
 _COLUMNS = """
 job.id, job.task, job.queue, job.state, job.priority, job.due_at, job.attempt, job.failures, job.crashes,
@@ -76,15 +78,15 @@ SELECT (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0
        (SELECT count(*) FROM dutiful_job WHERE state = 'dead'),
        (SELECT count(*) FROM dutiful_job INDEXED BY dutiful_job_finished
          WHERE state IN ('completed', 'cancelled') AND state = 'cancelled'),
-       (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= ?1)
-     + (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes > 0 AND due_at <= ?1),
-       (SELECT min(due_at) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= ?1)
+       (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= :now)
+     + (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes > 0 AND due_at <= :now),
+       (SELECT min(due_at) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= :now)
 """
 
 
 def counts(db: sqlite3.Connection, now: int) -> Counts:
     """Count the jobs by state."""
-    row = db.execute(_COUNTS, (now,)).fetchone()
+    row = db.execute(_COUNTS, {"now": now}).fetchone()
     by_state = dict(
         zip((State.PENDING, State.RUNNING, State.COMPLETED, State.DEAD, State.CANCELLED), row, strict=False)
     )
@@ -95,26 +97,31 @@ def counts(db: sqlite3.Connection, now: int) -> Counts:
 # The soonest of each priority, each one step in the index; then the soonest of those.
 _NEXT_DUE = """
 WITH RECURSIVE level (p) AS (
-    SELECT (SELECT priority FROM dutiful_job WHERE queue = ?1 AND state = 'pending' AND crashes {crashes} 0
+    SELECT (SELECT priority FROM dutiful_job
+             WHERE queue = :queue AND state = 'pending' AND crashes {crashes} 0
              ORDER BY priority DESC LIMIT 1)
     UNION ALL
     SELECT (SELECT priority FROM dutiful_job
-             WHERE queue = ?1 AND state = 'pending' AND crashes {crashes} 0 AND priority < level.p
+             WHERE queue = :queue AND state = 'pending' AND crashes {crashes} 0 AND priority < level.p
              ORDER BY priority DESC LIMIT 1)
       FROM level WHERE level.p IS NOT NULL
 )
 SELECT min((SELECT due_at FROM dutiful_job
-             WHERE queue = ?1 AND state = 'pending' AND crashes {crashes} 0 AND priority = level.p
+             WHERE queue = :queue AND state = 'pending' AND crashes {crashes} 0 AND priority = level.p {skip}
              ORDER BY due_at LIMIT 1)) FROM level
 """
+SKIPPED = "AND task NOT IN (SELECT value FROM json_each(:skip))"
 
 
-def next_due(db: sqlite3.Connection, queues: Sequence[str]) -> int | None:
-    """Return when the next pending job of these queues is due."""
+def next_due(db: sqlite3.Connection, queues: Sequence[str], skip: Collection[str]) -> int | None:
+    """Return when the next pending job of these queues is due, but for the tasks in `skip`."""
     found: list[int] = []
+    without = SKIPPED if skip else ""
+    values = {"skip": msgspec.json.encode(sorted(skip)).decode()} if skip else {}
     for queue in queues:
         for crashes in ("=", ">"):
-            due_at = db.execute(_NEXT_DUE.format(crashes=crashes), (queue,)).fetchone()[0]
+            sql = _NEXT_DUE.format(crashes=crashes, skip=without)
+            due_at = db.execute(sql, {"queue": queue, **values}).fetchone()[0]
             if due_at is not None:
                 found.append(due_at)
     return min(found, default=None)
@@ -130,9 +137,28 @@ def owns(db: sqlite3.Connection, claim: Claim) -> bool:
 
 
 def parked_tasks(db: sqlite3.Connection) -> list[str]:
-    """Return the tasks that have parked jobs. By index dutiful_job_parked."""
-    rows = db.execute("SELECT DISTINCT task FROM dutiful_job WHERE parked_at IS NOT NULL").fetchall()
+    """Return the tasks that have parked jobs. By index dutiful_job_parked, a step for each."""
+    rows = db.execute(
+        "WITH RECURSIVE parked (task) AS ("
+        "  SELECT min(task) FROM dutiful_job WHERE parked_at IS NOT NULL"
+        "  UNION ALL"
+        "  SELECT (SELECT min(task) FROM dutiful_job WHERE parked_at IS NOT NULL AND task > parked.task)"
+        "    FROM parked WHERE parked.task IS NOT NULL)"
+        " SELECT task FROM parked WHERE task IS NOT NULL"
+    ).fetchall()
     return [_str(row[0]) for row in rows]
+
+
+def tasks_taken_care_of(db: sqlite3.Connection, queues: Sequence[str]) -> set[str] | None:
+    """Return the tasks that some worker of these queues lists; None if one takes any task."""
+    found: set[str] = set()
+    for tasks, its_queues in db.execute("SELECT tasks, queues FROM dutiful_worker").fetchall():
+        if not set(queues) & set(_str(its_queues).split()):
+            continue
+        if tasks is None:
+            return None
+        found.update(msgspec.json.decode(tasks, type=list[str]))
+    return found
 
 
 def cancelled(db: sqlite3.Connection, owner: Owner) -> list[JobId]:
@@ -143,23 +169,24 @@ def cancelled(db: sqlite3.Connection, owner: Owner) -> list[JobId]:
     return [row[0] for row in rows]
 
 
-def prune_before(db: sqlite3.Connection, keep: Keep, now: int) -> int | None:
+def prune_before(db: sqlite3.Connection, keep: Keep, now: int) -> tuple[int, JobId] | None:
     """
-    Return the instant up to which finished jobs are to go, or None if none are.
+    Return the last finished job that is to go, as (finished_at, id), or None if none is.
 
     By index dutiful_job_finished: the age is one step, the count a walk over `keep.count`.
     """
-    by_age = now - round(keep.age_s * 1000)
+    by_age = (now - round(keep.age_s * 1000), _ID_MAX)
     row = db.execute(
-        "SELECT finished_at FROM dutiful_job WHERE state IN ('completed', 'cancelled')"
-        " ORDER BY finished_at DESC LIMIT 1 OFFSET ?",
+        "SELECT finished_at, id FROM dutiful_job WHERE state IN ('completed', 'cancelled')"
+        " ORDER BY finished_at DESC, id DESC LIMIT 1 OFFSET ?",
         (keep.count,),
     ).fetchone()
-    before = by_age if row is None else max(by_age, row[0])
+    before = by_age if row is None else max(by_age, (row[0], row[1]))
     oldest = db.execute(
-        "SELECT min(finished_at) FROM dutiful_job WHERE state IN ('completed', 'cancelled')"
-    ).fetchone()[0]
-    return None if oldest is None or oldest > before else before
+        "SELECT finished_at, id FROM dutiful_job WHERE state IN ('completed', 'cancelled')"
+        " ORDER BY finished_at, id LIMIT 1"
+    ).fetchone()
+    return None if oldest is None or (oldest[0], oldest[1]) > before else before
 
 
 def workers(db: sqlite3.Connection) -> list[tuple[WorkerInfo, str]]:

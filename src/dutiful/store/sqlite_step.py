@@ -22,6 +22,9 @@ _encode = msgspec.json.Encoder().encode
 _claims = msgspec.json.Decoder(list[Claim]).decode
 
 
+Executes = sqlite3.Connection | sqlite3.Cursor
+
+
 class LateAck(Exception):
     """Internal: an ack did not apply, so the step is done again carefully, to learn which."""
 
@@ -29,14 +32,11 @@ class LateAck(Exception):
 # --- acks -----------------------------------------------------------------------------
 
 
-_DELETE_RUN = "DELETE FROM dutiful_job WHERE id BETWEEN ?2 AND ?3 AND attempt = ?1 AND state = 'running'"
-_DELETE_SET = (
-    "DELETE FROM dutiful_job"
-    " WHERE id IN (SELECT value FROM json_each(?2)) AND attempt = ?1 AND state = 'running'"
-)
-_COMPLETE = "UPDATE dutiful_job SET state = 'completed', owner = NULL, finished_at = ?2 WHERE "
-_COMPLETE_RUN = _COMPLETE + "id BETWEEN ?3 AND ?4 AND attempt = ?1 AND state = 'running'"
-_COMPLETE_SET = _COMPLETE + "id IN (SELECT value FROM json_each(?3)) AND attempt = ?1 AND state = 'running'"
+_RUNNING = "attempt = :attempt AND state = 'running'"
+_DELETE = "DELETE FROM dutiful_job WHERE "
+_COMPLETE = "UPDATE dutiful_job SET state = 'completed', owner = NULL, finished_at = :now WHERE "
+_RUN = f"id BETWEEN :low AND :high AND {_RUNNING}"
+_SET = f"id IN (SELECT value FROM json_each(:ids)) AND {_RUNNING}"
 _FORGET_ERRORS = "DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))"
 
 
@@ -45,21 +45,25 @@ def _field(at: int) -> str:
     return f"json_extract(value, '$[{at}]')"
 
 
+# A job that was asked to stop is not tried again, however its attempt ended.
+_GIVEN_UP = "(a.state = 'pending' AND dutiful_job.cancel_at IS NOT NULL)"
 _ACK = f"""
 UPDATE dutiful_job
-   SET state = a.state, owner = NULL, cancel_at = NULL, failures = a.failures, crashes = a.crashes,
-       due_at = coalesce(?2 + a.delay_ms, due_at),
+   SET state = CASE WHEN {_GIVEN_UP} THEN 'cancelled' ELSE a.state END,
+       owner = NULL, cancel_at = NULL, failures = a.failures, crashes = a.crashes,
+       due_at = coalesce(:now + a.delay_ms, due_at),
        due_fixed = CASE WHEN a.delay_ms IS NULL THEN due_fixed ELSE 0 END,
-       finished_at = CASE WHEN a.state = 'pending' THEN NULL ELSE ?2 END,
+       finished_at = CASE WHEN a.state = 'pending' AND NOT {_GIVEN_UP} THEN NULL ELSE :now END,
        result = a.result
   FROM (SELECT {_field(0)} AS id, {_field(1)} AS attempt, {_field(2)} AS state, {_field(3)} AS failures,
                {_field(4)} AS crashes, {_field(5)} AS delay_ms, {_field(6)} AS result
-          FROM json_each(?1)) AS a
+          FROM json_each(:acks)) AS a
  WHERE dutiful_job.id = a.id AND dutiful_job.attempt = a.attempt AND dutiful_job.state = 'running'
 """
 _ERRORS = f"""
 INSERT OR REPLACE INTO dutiful_error (job_id, attempt, at, worker, type, message, traceback)
-SELECT {_field(0)}, {_field(1)}, ?2, {_field(2)}, {_field(3)}, {_field(4)}, {_field(5)} FROM json_each(?1)
+SELECT {_field(0)}, {_field(1)}, :now, {_field(2)}, {_field(3)}, {_field(4)}, {_field(5)}
+  FROM json_each(:errors)
 """
 
 
@@ -70,13 +74,14 @@ def complete(db: sqlite3.Connection, pairs: Sequence[tuple[JobId, int]], *, keep
         ids = [job_id for job_id, its in pairs if its == attempt]
         ids.sort()
         runs = _runs(ids)
-        first: tuple[int, ...] = (attempt, now) if keep else (attempt,)
+        end = _COMPLETE if keep else _DELETE
+        values = {"attempt": attempt, "now": now}
         if len(runs) * 4 <= len(ids) or len(ids) == 1:
-            sql = _COMPLETE_RUN if keep else _DELETE_RUN
-            changed = sum(db.execute(sql, (*first, low, high)).rowcount for low, high in runs)
+            changed = sum(
+                db.execute(end + _RUN, {**values, "low": low, "high": high}).rowcount for low, high in runs
+            )
         else:
-            sql = _COMPLETE_SET if keep else _DELETE_SET
-            changed = db.execute(sql, (*first, _text(ids))).rowcount
+            changed = db.execute(end + _SET, {**values, "ids": _text(ids)}).rowcount
         if changed != len(ids):
             raise LateAck
         if not keep and attempt > 1:
@@ -97,7 +102,7 @@ def ack(db: sqlite3.Connection, acks: Sequence[Ack], *, now: int, worker: str) -
         )
         for a in acks
     ]
-    if db.execute(_ACK, (_text(rows), now)).rowcount != len(rows):
+    if db.execute(_ACK, {"acks": _text(rows), "now": now}).rowcount != len(rows):
         raise LateAck
     errors = [
         (a.id, a.attempt, worker, a.error.type, a.error.message, a.error.traceback)
@@ -105,7 +110,7 @@ def ack(db: sqlite3.Connection, acks: Sequence[Ack], *, now: int, worker: str) -
         if a.error is not None
     ]
     if errors:
-        db.execute(_ERRORS, (_text(errors), now))
+        db.execute(_ERRORS, {"errors": _text(errors), "now": now})
 
 
 def acks_one_by_one(
@@ -141,79 +146,92 @@ _DUE = """
 SELECT id, attempt, failures, crashes, task, queue, payload, priority, due_at FROM (
     WITH RECURSIVE level (p) AS (
         SELECT (SELECT priority FROM dutiful_job
-                 WHERE queue = ?1 AND state = 'pending' AND crashes {crashes} 0
+                 WHERE queue = :queue AND state = 'pending' AND crashes {crashes} 0
                  ORDER BY priority DESC LIMIT 1)
         UNION ALL
         SELECT (SELECT priority FROM dutiful_job
-                 WHERE queue = ?1 AND state = 'pending' AND crashes {crashes} 0 AND priority < level.p
+                 WHERE queue = :queue AND state = 'pending' AND crashes {crashes} 0 AND priority < level.p
                  ORDER BY priority DESC LIMIT 1)
           FROM level WHERE level.p IS NOT NULL
     )
     SELECT j.* FROM level CROSS JOIN dutiful_job AS j
-     WHERE j.queue = ?1 AND j.state = 'pending' AND j.crashes {crashes} 0
-       AND j.priority = level.p AND j.due_at <= ?2
+     WHERE j.queue = :queue AND j.state = 'pending' AND j.crashes {crashes} 0
+       AND j.priority = level.p AND j.due_at <= :now {skip}
      LIMIT {limit})
 """
-SELECT_DUE = f"""
+_ROW = """
 SELECT json_group_array(json_array(id, attempt + 1, failures, crashes, task, queue,
                                    CASE typeof(payload) WHEN 'text' THEN payload END, priority, due_at))
-  FROM ({_DUE.format(crashes="=", limit="?3")})
 """
-SELECT_DUE_AND_SUSPECTS = f"""
-SELECT json_group_array(json_array(id, attempt + 1, failures, crashes, task, queue,
-                                   CASE typeof(payload) WHEN 'text' THEN payload END, priority, due_at))
-  FROM (SELECT * FROM ({_DUE.format(crashes=">", limit="?4")})
-        UNION ALL
-        SELECT * FROM ({_DUE.format(crashes="=", limit="?3")}))
-"""
+_SKIP = "AND j.task NOT IN (SELECT value FROM json_each(:skip))"
 _CLAIM = """
-UPDATE dutiful_job SET state = 'running', owner = ?2, attempt = attempt + 1, started_at = ?3, parked_at = NULL
- WHERE id IN (SELECT value FROM json_each(?1))
+UPDATE dutiful_job
+   SET state = 'running', owner = :owner, attempt = attempt + 1, started_at = :now, parked_at = NULL
+ WHERE id IN (SELECT value FROM json_each(:ids))
 """
-_PARK = """
-UPDATE dutiful_job SET parked_at = coalesce(parked_at, due_at), due_at = ?2
- WHERE id IN (SELECT value FROM json_each(?1))
-"""
+
+
+def select_due(*, suspects: bool, skip: bool) -> str:
+    """Return the query for due jobs; the short forms for what is most often so."""
+    without = _SKIP if skip else ""
+    others = _DUE.format(crashes="=", limit=":limit", skip=without)
+    if not suspects:
+        return f"{_ROW} FROM ({others})"
+    first = _DUE.format(crashes=">", limit=":suspects", skip=without)
+    return f"{_ROW} FROM (SELECT * FROM ({first}) UNION ALL SELECT * FROM ({others}))"
+
+
+_SELECT_DUE = {
+    (suspects, skip): select_due(suspects=suspects, skip=skip)
+    for suspects in (False, True)
+    for skip in (False, True)
+}
 
 
 def take(db: sqlite3.Connection, wish: Take, outcome: Outcome, *, now: int) -> None:
-    """Claim what is due, most urgent first, and park what nobody here knows."""
+    """Claim what is due, most urgent first, and leave what nobody here knows to others."""
+    skip = set(wish.skip)
     while True:
-        due, looked_at_all = _due(db, wish, wish.limit - len(outcome.claims), now)
+        due, is_all = _due(db, wish, wish.limit - len(outcome.claims), skip, now)
         known = due if wish.known is None else [claim for claim in due if claim.task in wish.known]
         if known:
-            db.execute(_CLAIM, (_text([claim.id for claim in known]), wish.owner, now))
+            ids = _text([claim.id for claim in known])
+            db.execute(_CLAIM, {"ids": ids, "owner": wish.owner, "now": now})
             outcome.claims += known
-        if len(known) < len(due):
-            ids = {claim.id for claim in known}
-            _park(db, [claim for claim in due if claim.id not in ids], wish, outcome, now)
-        outcome.drained = looked_at_all
-        if looked_at_all or len(outcome.claims) >= wish.limit:
+        unknown = {claim.task for claim in due} - {claim.task for claim in known}
+        skip |= unknown
+        outcome.unknown |= unknown
+        outcome.drained = is_all
+        if is_all or len(outcome.claims) >= wish.limit:
             return
 
 
-def _due(db: sqlite3.Connection, wish: Take, limit: int, now: int) -> tuple[list[Claim], bool]:
+def _due(
+    db: sqlite3.Connection, wish: Take, limit: int, skip: set[str], now: int
+) -> tuple[list[Claim], bool]:
     """Return up to `limit` due jobs, and whether that is all there are."""
+    sql = _SELECT_DUE[bool(wish.suspects), bool(skip)]
+    values: dict[str, object] = {"now": now, "limit": limit}
+    if wish.suspects:
+        values["suspects"] = wish.suspects
+    if skip:
+        values["skip"] = _text(sorted(skip))
     found: list[Claim] = []
-    full = False
+    is_all = True
     for queue in wish.queues:
-        if wish.suspects:
-            row = db.execute(SELECT_DUE_AND_SUSPECTS, (queue, now, limit, wish.suspects))
-        else:
-            row = db.execute(SELECT_DUE, (queue, now, limit))
-        here = _read(row.fetchone()[0])
-        full = full or len(here) >= limit
+        here = _read(db.execute(sql, {**values, "queue": queue}).fetchone()[0])
+        is_all = is_all and len(here) < limit
         found += here
     if len(wish.queues) > 1:
         found.sort(key=_urgency)
-    return _limited(found, limit, wish.suspects), not full
+    return _limited(found, limit, wish.suspects), is_all
 
 
 def _limited(found: list[Claim], limit: int, suspects: int) -> list[Claim]:
     """Cut the list to the limits: each queue was asked for as many as all together may be."""
-    if suspects and sum(claim.crashes > 0 for claim in found) > suspects:
-        chosen = [claim for claim in found if claim.crashes > 0][:suspects]
-        found = chosen + [claim for claim in found if claim.crashes == 0]
+    if suspects and any(claim.crashes for claim in found):
+        chosen = [claim for claim in found if claim.crashes][:suspects]
+        found = chosen + [claim for claim in found if not claim.crashes]
     return found[:limit]
 
 
@@ -234,10 +252,13 @@ def _urgency(claim: Claim) -> tuple[int, int, int]:
     return (-claim.priority, claim.due_at, claim.id)
 
 
-def _park(db: sqlite3.Connection, claims: list[Claim], wish: Take, outcome: Outcome, now: int) -> None:
-    db.execute(_PARK, (_text([claim.id for claim in claims]), now + round(wish.park_s * 1000)))
-    for claim in claims:
-        outcome.parked[claim.task] = outcome.parked.get(claim.task, 0) + 1
+def first_due(db: sqlite3.Connection, queue: str, *, now: int, limit: int) -> list[tuple[JobId, str, int]]:
+    """Return (id, task, due_at) of the jobs that are first in line: what a claim has to pass."""
+    sql = _DUE.format(crashes="=", limit=":limit", skip="")
+    rows = db.execute(f"SELECT id, task, due_at FROM ({sql})", {"queue": queue, "now": now, "limit": limit})
+    return [
+        (row[0], row[1].decode() if isinstance(row[1], bytes) else row[1], row[2]) for row in rows.fetchall()
+    ]
 
 
 # --- storing ------------------------------------------------------------------------------
@@ -245,14 +266,14 @@ def _park(db: sqlite3.Connection, claims: list[Claim], wish: Take, outcome: Outc
 _COLUMNS = (
     "(id, state, owner, attempt, queue, task, priority, due_at, due_fixed, created_at, started_at, payload)"
 )
-_INSERT_ONE = f"INSERT INTO dutiful_job {_COLUMNS} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+_INSERT_ONE = f"INSERT INTO dutiful_job {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_MANY = f"""
 INSERT INTO dutiful_job {_COLUMNS}
-SELECT ?1 + key, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, value FROM json_each(?12)
+SELECT ? + key, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, value FROM json_each(?)
 """
 
 
-def insert(db: sqlite3.Connection, first: JobId, draft: Draft, now: int, owner: int | None = None) -> None:
+def insert(db: Executes, first: JobId, draft: Draft, now: int, owner: int | None = None) -> None:
     """Store a draft's jobs with the ids from `first` on; with `owner`, as claimed by it."""
     due_at = _due_at(draft, now)
     values = (
@@ -389,7 +410,14 @@ def claims_of(first: JobId, draft: Draft, now: int) -> list[Claim]:
     ]
 
 
-def reserve_ids(db: sqlite3.Connection, count: int) -> JobId:
+def plain(db: sqlite3.Connection) -> sqlite3.Cursor:
+    """Return a cursor that gives rows as tuples, whatever a user has set for his connection."""
+    cursor = db.cursor()
+    cursor.row_factory = None
+    return cursor
+
+
+def reserve_ids(db: Executes, count: int) -> JobId:
     """Take `count` ids; return the first. They are given for good once the transaction commits."""
     db.execute("UPDATE dutiful_meta SET value = value + ? WHERE key = 'next_id'", (count,))
     return int(db.execute("SELECT value FROM dutiful_meta WHERE key = 'next_id'").fetchone()[0]) - count

@@ -1,13 +1,13 @@
 """Writes of a SQLite store that are off the hot path: workers, edits, pruning, the clock, space."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import msgspec
 
 from dutiful.job import Claim, JobId
-from dutiful.store import clock
+from dutiful.store import clock, sqlite_step
 from dutiful.store.contract import Edit, Owner
 
 LEASE_MS = 60_000  # a worker whose lock file was removed counts as dead after this silence
@@ -24,12 +24,14 @@ def add_worker(
     who: tuple[str, str, str, int, str, int, int],
     queues: Sequence[str],
     concurrency: int,
+    tasks: Sequence[str] | None,
 ) -> Owner:
     """Register an incarnation; `who` is (name, host, boot, pid, token, started_at, seen_at)."""
     cursor = db.execute(
-        "INSERT INTO dutiful_worker (name, host, boot, pid, token, started_at, seen_at, queues, concurrency)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*who, " ".join(queues), concurrency),
+        "INSERT INTO dutiful_worker"
+        " (name, host, boot, pid, token, started_at, seen_at, queues, concurrency, tasks)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*who, " ".join(queues), concurrency, None if tasks is None else _text(tasks)),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -63,17 +65,55 @@ def give_back(db: sqlite3.Connection, owner: Owner) -> None:
     )
 
 
-def beat(db: sqlite3.Connection, owner: Owner, now: int) -> None:
-    """Write that a worker lives."""
-    db.execute("UPDATE dutiful_worker SET seen_at = ? WHERE id = ?", (now, owner))
+def beat(db: sqlite3.Connection, owner: Owner, tasks: Sequence[str] | None, now: int) -> None:
+    """Write that a worker lives, and which tasks it can run by now."""
+    known = None if tasks is None else _text(tasks)
+    db.execute("UPDATE dutiful_worker SET seen_at = ?, tasks = ? WHERE id = ?", (now, known, owner))
+
+
+# --- parking ------------------------------------------------------------------------------
+
+_PARK_LOOK = 10_000  # so many at the head of the line are looked at: what is behind them is in nobody's way
+_UNPARK_JOBS = 2000  # a few ms of the write lock
+
+
+def park(
+    db: sqlite3.Connection,
+    tasks: Collection[str],
+    queues: Sequence[str],
+    *,
+    now: int,
+    after_ms: int,
+    park_ms: int,
+) -> dict[str, int]:
+    """Put jobs of these tasks that have been due for `after_ms` out of the way; return how many of each."""
+    counts: dict[str, int] = {}
+    ids: list[JobId] = []
+    for queue in queues:
+        for job_id, task, due_at in sqlite_step.first_due(db, queue, now=now, limit=_PARK_LOOK):
+            if task in tasks and due_at <= now - after_ms:
+                ids.append(job_id)
+                counts[task] = counts.get(task, 0) + 1
+    if ids:
+        db.execute(
+            "UPDATE dutiful_job SET parked_at = due_at, due_at = ?"
+            " WHERE id IN (SELECT value FROM json_each(?))",
+            (now + park_ms, _text(ids)),
+        )
+    return counts
 
 
 def unpark(db: sqlite3.Connection, tasks: Sequence[str]) -> int:
-    """Put the parked jobs of these tasks back at their old place in line. By index dutiful_job_parked."""
+    """
+    Put some parked jobs of these tasks back at their old place in line; return how many, 0 when done.
+
+    By index dutiful_job_parked.
+    """
     return db.execute(
-        "UPDATE dutiful_job SET due_at = parked_at, parked_at = NULL"
-        " WHERE parked_at IS NOT NULL AND state = 'pending' AND task IN (SELECT value FROM json_each(?))",
-        (_text(tasks),),
+        "UPDATE dutiful_job SET due_at = parked_at, parked_at = NULL WHERE id IN"
+        " (SELECT id FROM dutiful_job WHERE parked_at IS NOT NULL AND state = 'pending'"
+        "   AND task IN (SELECT value FROM json_each(?)) LIMIT ?)",
+        (_text(tasks), _UNPARK_JOBS),
     ).rowcount
 
 
@@ -110,8 +150,8 @@ def edit(db: sqlite3.Connection, ids: Sequence[JobId], what: Edit, now: int) -> 
     if what == "cancel":
         running = _which(db, ids, "state = 'running'")
         db.execute(
-            "UPDATE dutiful_job SET cancel_at = ?2 WHERE id IN (SELECT value FROM json_each(?1))",
-            (_text(running), now),
+            "UPDATE dutiful_job SET cancel_at = ? WHERE id IN (SELECT value FROM json_each(?))",
+            (now, _text(running)),
         )
         done += running
     return done
@@ -128,12 +168,13 @@ def _which(db: sqlite3.Connection, ids: Sequence[JobId], condition: str) -> list
 # --- pruning and space ------------------------------------------------------------------------
 
 
-def prune(db: sqlite3.Connection, before: int, limit: int) -> int:
+def prune(db: sqlite3.Connection, before: tuple[int, JobId], limit: int) -> int:
     """Delete up to `limit` finished jobs, oldest first. By index dutiful_job_finished."""
     ids = db.execute(
         "SELECT json_group_array(id) FROM (SELECT id FROM dutiful_job"
-        " WHERE state IN ('completed', 'cancelled') AND finished_at <= ? ORDER BY finished_at LIMIT ?)",
-        (before, limit),
+        " WHERE state IN ('completed', 'cancelled') AND (finished_at, id) <= (?, ?)"
+        " ORDER BY finished_at, id LIMIT ?)",
+        (*before, limit),
     ).fetchone()[0]
     text = ids.decode() if isinstance(ids, bytes) else ids
     db.execute("DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))", (text,))

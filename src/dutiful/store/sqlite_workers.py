@@ -36,7 +36,7 @@ class Workers:
 
     # --- ours --------------------------------------------------------------------------------------
 
-    def join(self, name: str, queues: Sequence[str], concurrency: int) -> Owner:
+    def join(self, name: str, queues: Sequence[str], concurrency: int, tasks: Sequence[str] | None) -> Owner:
         """Register an incarnation: its lock is held before its row can be seen."""
         folder = self._access.folder
         with contextlib.ExitStack() as undo:
@@ -49,7 +49,7 @@ class Workers:
             token = "memory" if here is None else here.life.token
             with self._access.writing() as now:
                 who = (name, socket.gethostname(), clock.boot_id(), os.getpid(), token, now, now)
-                owner = sqlite_upkeep.add_worker(self._access.db, who, queues, concurrency)
+                owner = sqlite_upkeep.add_worker(self._access.db, who, queues, concurrency, tasks)
             if here is not None:
                 self._here[owner] = here
             undo.pop_all()
@@ -94,14 +94,14 @@ class Workers:
         """Return the descriptor whose lock says that this worker lives."""
         return self._here[owner].life.fd if owner in self._here else None
 
-    def beat(self, owner: Owner) -> None:
+    def beat(self, owner: Owner, tasks: Sequence[str] | None) -> None:
         """Say that the worker lives; make its lock file again if somebody removed it."""
         here = self._here.get(owner)
         if here is not None and not here.life.is_in_place():
             self._here[owner] = self._again(owner, here)
         with self._access.writing() as now:
             sqlite_upkeep.keep_clock(self._access.db)
-            sqlite_upkeep.beat(self._access.db, owner, now)
+            sqlite_upkeep.beat(self._access.db, owner, tasks, now)
 
     def _again(self, owner: Owner, before: _Here) -> _Here:
         folder = self._access.folder

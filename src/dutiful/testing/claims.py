@@ -66,7 +66,13 @@ class ClaimContract(Hooks):
         (claim,) = take(store, owner, queues=(OTHER,))
 
         assert (claim.id, claim.attempt, claim.failures, claim.crashes) == (job_id, 1, 0, 0)
-        assert (claim.task, claim.queue, claim.payload, claim.priority, claim.due_at) == ("t", OTHER, '{"a":1}', 4, 77)
+        assert (claim.task, claim.queue, claim.payload, claim.priority, claim.due_at) == (
+            "t",
+            OTHER,
+            '{"a":1}',
+            4,
+            77,
+        )
         job = one(store, job_id)
         assert (job.state, job.attempt, job.worker) == (State.RUNNING, 1, "w")
 
@@ -207,7 +213,9 @@ class ClaimContract(Hooks):
         assert sorted(ids_of(outcome.claims)) == stored
         assert all((claim.attempt, claim.crashes, claim.failures) == (1, 0, 0) for claim in outcome.claims)
         assert {claim.payload for claim in outcome.claims} == {'"a"', '"b"', "1"}
-        assert [(job.state, job.attempt, job.worker) for job in store.get(stored)] == [(State.RUNNING, 1, "w")] * 3
+        assert [(job.state, job.attempt, job.worker) for job in store.get(stored)] == [
+            (State.RUNNING, 1, "w")
+        ] * 3
         assert not outcome.left_pending
         assert step(store, completed=[(claim.id, claim.attempt) for claim in outcome.claims]).late == []
 
@@ -224,7 +232,9 @@ class ClaimContract(Hooks):
         owner = store.join("w", [QUEUE], 1)
 
         outcome = step(
-            store, take=wish(owner, 3, handoff=True), drafts=[draft("1", "2"), draft("3", "4", task="other"), draft("5")]
+            store,
+            take=wish(owner, 3, handoff=True),
+            drafts=[draft("1", "2"), draft("3", "4", task="other"), draft("5")],
         )
 
         stored = [job_id for ids in outcome.stored for job_id in ids]
@@ -259,7 +269,13 @@ class ClaimContract(Hooks):
 
     @pytest.mark.parametrize(
         "other",
-        [draft(queue=OTHER), draft(task="strange"), draft(delay_s=HOUR_S), draft(delay_s=0.0), draft(run_at=1)],
+        [
+            draft(queue=OTHER),
+            draft(task="strange"),
+            draft(delay_s=HOUR_S),
+            draft(delay_s=0.0),
+            draft(run_at=1),
+        ],
         ids=["queue", "task", "delay", "delay-0", "run_at"],
     )
     def test_the_handoff_respects_queue_task_and_time(self, store: Store, other: object) -> None:

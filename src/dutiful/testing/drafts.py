@@ -96,7 +96,9 @@ class DraftContract(Hooks):
     def test_two_doors_give_no_id_twice(self, store: Store) -> None:
         other = self.another(store)
         try:
-            ids = [job_id for n in range(30) for job_id in put((store, other)[n % 2], draft(*"1" * (n % 4 + 1)))]
+            ids = [
+                job_id for n in range(30) for job_id in put((store, other)[n % 2], draft(*"1" * (n % 4 + 1)))
+            ]
         finally:
             other.close()
 
@@ -135,7 +137,13 @@ class DraftContract(Hooks):
 
     @pytest.mark.parametrize(
         ("payload", "as_text"),
-        [(b'"caf\xe9"', True), (b"\xff\xfe", True), (b"\xed\xa0\x80", True), (b"\xe2", True), (b"\x80abc", False)],
+        [
+            (b'"caf\xe9"', True),
+            (b"\xff\xfe", True),
+            (b"\xed\xa0\x80", True),
+            (b"\xe2", True),
+            (b"\x80abc", False),
+        ],
     )
     def test_a_spoiled_payload_is_claimed_as_none_and_blocks_nobody(
         self, store: Store, payload: bytes, as_text: bool
@@ -147,7 +155,11 @@ class DraftContract(Hooks):
 
         claims = take(store, owner)
 
-        assert [(claim.id, claim.payload) for claim in claims] == [(ids[0], '"a"'), (ids[1], None), (ids[2], '"ü"')]
+        assert [(claim.id, claim.payload) for claim in claims] == [
+            (ids[0], '"a"'),
+            (ids[1], None),
+            (ids[2], '"ü"'),
+        ]
         assert len(store.get(ids)) == 3
         assert step(store, acks=[ack(claim, State.DEAD) for claim in claims]).late == []
         assert store.edit([ids[1]], "delete") == [ids[1]]
@@ -252,7 +264,9 @@ class DraftContract(Hooks):
         assert [len(ids) for ids in outcome.stored] == [3, 1, 0]
         assert store.unfinished() == 5
 
-    @pytest.mark.parametrize("freed_by", ["completed", "dead", "cancel", "delete", "deleted outside"])
+    @pytest.mark.parametrize(
+        "freed_by", ["completed", "dead", "a plain completion", "cancel", "delete", "deleted outside"]
+    )
     def test_whatever_ends_a_job_makes_room(self, store: Store, freed_by: str) -> None:
         """The count stays right over any number of steps, edits, and other doors."""
         owner = store.join("w", [QUEUE], 1)
@@ -261,6 +275,9 @@ class DraftContract(Hooks):
         if freed_by in ("completed", "dead"):
             (claim,) = take(store, owner)
             step(store, acks=[ack(claim, State(freed_by))])
+        elif freed_by == "a plain completion":
+            (claim,) = take(store, owner)
+            step(store, completed=[(claim.id, claim.attempt)])
         elif freed_by == "deleted outside":
             other = self.another(store)
             other.edit([job_id], "delete")
@@ -296,10 +313,9 @@ class DraftContract(Hooks):
         assert min(put(store)) not in {*ids, *more}
 
     def test_jobs_inserted_in_a_users_transaction_vanish_with_it(self, store: Store) -> None:
-        with pytest.raises(RuntimeError, match="no"):
-            with self.users_transaction(store) as connection:
-                store.insert_in(connection, [draft("1", "2")])
-                raise RuntimeError("no")
+        with pytest.raises(RuntimeError, match="no"), self.users_transaction(store) as connection:
+            store.insert_in(connection, [draft("1", "2")])
+            raise RuntimeError("no")
 
         assert store.unfinished() == 0
         assert len(put(store, draft("1"))) == 1

@@ -132,7 +132,7 @@ class JobContract(Hooks):
     @pytest.mark.parametrize(
         ("edit", "becomes"),
         [
-            ("retry", {s: State.PENDING for s in (State.DEAD, State.CANCELLED, State.COMPLETED)}),
+            ("retry", dict.fromkeys((State.DEAD, State.CANCELLED, State.COMPLETED), State.PENDING)),
             ("cancel", {State.PENDING: State.CANCELLED, State.RUNNING: State.RUNNING}),
             ("delete", dict.fromkeys((State.PENDING, State.COMPLETED, State.DEAD, State.CANCELLED))),
         ],

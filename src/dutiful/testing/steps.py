@@ -111,7 +111,10 @@ class StepContract(Hooks):
         (claim,) = take(store, owner)
         assert one(store, job_id).worker == "w"
 
-        step(store, acks=[ack(claim, state, failures=2, result='{"a":1}' if state is State.COMPLETED else None)])
+        step(
+            store,
+            acks=[ack(claim, state, failures=2, result='{"a":1}' if state is State.COMPLETED else None)],
+        )
 
         job = one(store, job_id)
         assert (job.state, job.failures, job.crashes, job.attempt) == (state, 2, 0, 1)
@@ -222,7 +225,9 @@ class StepContract(Hooks):
         assert [job.id for job in dead] == [ids[0], ids[1], ids[3]]
         assert all(brief(job.errors) == [(1, "ValueError", "boom", "Traceback: boom")] for job in dead)
         left = {job.id: job.state for job in store.get(ids[4:])}
-        assert left == ({ids[5]: State.CANCELLED} | (dict.fromkeys([ids[4], *ids[6:]], State.COMPLETED) if keep else {}))
+        assert left == (
+            {ids[5]: State.CANCELLED} | (dict.fromkeys([ids[4], *ids[6:]], State.COMPLETED) if keep else {})
+        )
 
     @pytest.mark.parametrize("kind", ["acks", "completed", "both"])
     def test_the_same_ack_twice_in_a_step_applies_once(self, store: Store, kind: str) -> None:
@@ -255,7 +260,16 @@ class StepContract(Hooks):
         assert all(error.worker and error.at >= job.created_at for error in job.errors)
 
     @pytest.mark.parametrize(
-        "text", ["", "a\x00b", '"\\', "\x01\x1f\x7f", "\u2028 \U0001f600", "'; DROP TABLE dutiful_job; --", "x" * 50_000]
+        "text",
+        [
+            "",
+            "a\x00b",
+            '"\\',
+            "\x01\x1f\x7f",
+            "\u2028 \U0001f600",
+            "'; DROP TABLE dutiful_job; --",
+            "x" * 50_000,
+        ],
     )
     def test_an_error_text_comes_back_as_it_was(self, store: Store, text: str) -> None:
         owner = store.join("w", [QUEUE], 1)
@@ -289,7 +303,9 @@ class StepContract(Hooks):
         take(store, owner)
         chosen = [job for job in store.get(ids) if job.id % 3 or job.id > ids[40]]
 
-        outcome = step(store, completed=[(job.id, job.attempt) for job in reversed(chosen)], keep_completed=keep)
+        outcome = step(
+            store, completed=[(job.id, job.attempt) for job in reversed(chosen)], keep_completed=keep
+        )
 
         assert outcome.late == []
         left = {job.id for job in store.get(ids) if job.state is State.RUNNING}

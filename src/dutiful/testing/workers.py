@@ -175,7 +175,7 @@ class WorkerContract(Hooks):
         put(store)
         (claim,) = take(store, owner)
 
-        with store.transaction(claim, "w") as connection:
+        with store.transaction(claim) as connection:
             self.write(connection, "here")
 
         assert self.written(store) == ["here"]
@@ -187,10 +187,9 @@ class WorkerContract(Hooks):
         put(store)
         (claim,) = take(store, owner)
 
-        with pytest.raises(RuntimeError, match="no"):
-            with store.transaction(claim, "w") as connection:
-                self.write(connection, "here")
-                raise RuntimeError("no")
+        with pytest.raises(RuntimeError, match="no"), store.transaction(claim) as connection:
+            self.write(connection, "here")
+            raise RuntimeError("no")
 
         assert self.written(store) == []
         assert state_of(store, claim.id) is State.RUNNING
@@ -203,9 +202,8 @@ class WorkerContract(Hooks):
         step(store, acks=[ack(claim, State.PENDING)])
         take(store, owner)
 
-        with pytest.raises(LeaseLost):
-            with store.transaction(claim, "w") as connection:
-                self.write(connection, "never")
+        with pytest.raises(LeaseLost), store.transaction(claim) as connection:
+            self.write(connection, "never")
 
         assert self.written(store) == []
         assert (state_of(store, claim.id), one(store, claim.id).attempt) == (State.RUNNING, 2)
@@ -215,7 +213,7 @@ class WorkerContract(Hooks):
         put(store)
         (claim,) = take(store, owner)
 
-        with store.transaction(claim, "w") as connection:
+        with store.transaction(claim) as connection:
             (ids,) = store.insert_in(connection, [draft("1", "2")])
 
         assert ids_of(take(store, owner)) == list(ids)

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dutiful import Context, DutifulError, Worker
+from dutiful import Context, DutifulError, Keep, Worker
+from dutiful.store import sqlite
 
 
 def arguments() -> argparse.Namespace:
@@ -40,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--delay-s", type=float, default=0.0, help="of each send")
     parser.add_argument("--pause-s", type=float, default=0.0, help="between a sender's sends")
     parser.add_argument("--wait", action="store_true", help="senders wait for each job's result")
+    parser.add_argument("--checkpoint-bytes", type=int, help="checkpoint the log this often")
     parser.add_argument("--stop", action="store_true", help="when all is sent, not at SIGTERM")
     parser.add_argument("--die", action="store_true", help="by SIGKILL, when a send raises")
     return parser.parse_args()
@@ -57,6 +59,8 @@ class App:
         self._ledger = opened(options.folder / "ledger")
         self._acks = opened(options.folder / "acks")
         self._numbers = itertools.count(options.first)
+        if options.checkpoint_bytes:
+            sqlite.CHECKPOINT_BYTES = options.checkpoint_bytes
         self.worker = Worker(
             options.db or options.folder / "jobs.db",
             name=options.name,
@@ -64,6 +68,7 @@ class App:
             concurrency=options.concurrency,
             max_crashes=options.max_crashes,
             busy_s=options.busy_s,
+            keep_completed=Keep(count=1_000_000, age_s=1e9),  # the books are compared with all of them
         )
 
     def work(self, payload: dict[str, Any], ctx: Context) -> int:
@@ -131,7 +136,8 @@ def main() -> None:
         sender.join()
     print("sent", flush=True)
     if not (app.options.no_work or app.options.stop):
-        stop.wait()
+        while not stop.wait(0.05):  # a signal that comes to another thread does not end this wait
+            pass
     app.worker.stop()
     print("stopped", flush=True)
 

@@ -1,9 +1,9 @@
 """
 The life of a store that the power-loss test records: three worker processes, one after the other.
 
-The first sends with several threads and waits for results, the second sends in bulk with payloads
-large enough to make the log be checkpointed, the third is a client beside a worker. Arguments: the
-app, its folder.
+The first sends with several threads and waits for results, the second sends in bulk, the third is a
+client beside a worker. The log is checkpointed often, so that cuts fall into checkpoints and into the
+log's new beginnings. Arguments: the app, its folder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 
-signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is for the apps: where do you hang?
 app, folder = sys.argv[1:]
 
 
@@ -37,10 +36,14 @@ def end(process: subprocess.Popen[str]) -> None:
         raise SystemExit(f"exit status {process.returncode}")
 
 
+SMALL_LOG = ("--checkpoint-bytes", "200000")
+
 end(start("--senders", "4", "--jobs", "20", "--wait"))
-end(start("--senders", "2", "--jobs", "200", "--batch", "25", "--pad", "12000", "--first", "10000"))
-worker = start("--first", "20000")
+end(
+    start("--senders", "2", "--jobs", "150", "--batch", "25", "--pad", "6000", "--first", "10000", *SMALL_LOG)
+)
+worker = start(*SMALL_LOG)
 until(worker, "ready")
-client = start("--no-work", "--senders", "3", "--jobs", "20", "--first", "30000", "--wait")
+client = start("--no-work", "--senders", "3", "--jobs", "20", "--first", "30000", "--wait", *SMALL_LOG)
 until(client, "stopped")
 end(worker)

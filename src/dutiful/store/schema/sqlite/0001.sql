@@ -66,7 +66,8 @@ CREATE TABLE dutiful_worker (
     started_at  INTEGER NOT NULL,
     seen_at     INTEGER NOT NULL,
     queues      TEXT    NOT NULL,
-    concurrency INTEGER NOT NULL
+    concurrency INTEGER NOT NULL,
+    tasks       TEXT                                -- the tasks that it can run, as JSON; NULL: any
 );
 
 -- next_id: the ids below it are given. clock_boot, clock_offset: see clock.py.

@@ -1,0 +1,499 @@
+"""Group commit: many callers share commits, none is forgotten, and no interruption leaves a doubt."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from dutiful.errors import StoreBusy, StoreError
+from dutiful.job import Ack, State
+from dutiful.store.committer import Committer, Sending
+from dutiful.store.contract import Draft, Outcome, Take, Work
+from dutiful.store.sqlite import MEMORY
+from tests.store import inside
+
+
+class Recorder:
+    """A store that notes the steps, can hold one up, and can fail."""
+
+    def __init__(self, store) -> None:
+        self.store = store
+        self.steps: list[Work] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.error: BaseException | None = None
+        self.rings = 0
+        self.label = "recorder"
+
+    def exchange(self, work: Work, outcome: Outcome) -> None:
+        self.steps.append(work)
+        self.entered.set()
+        assert self.gate.wait(10)
+        if self.error is not None:
+            raise self.error
+        self.store.exchange(work, outcome)
+
+    def ring(self) -> None:
+        self.rings += 1
+
+
+class Taker:
+    """A worker that takes nothing and keeps what it is told."""
+
+    def __init__(self, take: Take | None = None) -> None:
+        self.take = take
+        self.told: list[Outcome] = []
+
+    def wish(self, *, sending: bool) -> Take | None:
+        return self.take if sending else None
+
+    def deliver(self, outcome: Outcome, wish: Take | None) -> None:
+        self.told.append(outcome)
+
+
+@pytest.fixture
+def store():
+    store = inside.opened(MEMORY)
+    yield Recorder(store)
+    store.close()
+
+
+@pytest.fixture
+def committer(store):
+    committer = Committer(store, buffer=None, keep_completed=True)
+    yield committer
+    store.gate.set()
+    committer.close()
+
+
+def _draft(*payloads: str) -> Draft:
+    return Draft("t", "q", list(payloads or ("1",)))
+
+
+def _wait_until(fact) -> None:
+    deadline = time.monotonic() + 10
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def _claimed(store, count: int = 1):
+    owner = store.store.join("w", ["q"], 1)
+    outcome = Outcome()
+    work = Work(take=Take(owner, ("q",), count, handoff=True), drafts=[_draft(*"1" * count)])
+    store.store.exchange(work, outcome)
+    return outcome.claims
+
+
+# --- sharing ------------------------------------------------------------------------------
+
+
+def _elsewhere(function):
+    """Call in another thread: the main one leaves its jobs to the committer's."""
+    results: list[object] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
+
+
+def test_one_caller_alone_commits_in_its_own_thread(committer, store) -> None:
+    (ids,) = _elsewhere(lambda: committer.submit([_draft("1", "2")]))
+
+    assert len(ids) == len(store.store.get(ids)) == 2
+    assert len(store.steps) == 1
+    assert committer._thread is None
+
+
+def test_the_main_thread_never_commits(committer, store) -> None:
+    """A signal's exception would tear the step apart."""
+    threads: list[threading.Thread] = []
+    exchange = store.exchange
+    store.exchange = lambda work, outcome: (
+        threads.append(threading.current_thread()),
+        exchange(work, outcome),
+    )
+
+    committer.submit([_draft("1", "2")])
+
+    assert [thread.name for thread in threads] == ["dutiful-committer"]
+
+
+def test_at_the_interpreters_end_the_main_thread_commits_itself(committer, store, monkeypatch) -> None:
+    """No thread can be started any more; the job is stored all the same."""
+
+    def refuse(self) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    (ids,) = committer.submit([_draft()])
+
+    assert len(store.store.get(ids)) == 1
+
+
+def test_those_who_wait_share_the_next_commit(committer, store) -> None:
+    """Eight senders, while one commits: together one more commit, and each gets its own ids."""
+    store.gate.clear()
+    results: dict[int, list[range]] = {}
+    threads = [
+        threading.Thread(target=lambda n=n: results.update({n: committer.submit([_draft(f'"{n}"')])}))
+        for n in range(9)
+    ]
+    threads[0].start()
+    assert store.entered.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    _wait_until(lambda: len(committer._sendings) == 8)
+    store.gate.set()
+    for thread in threads:
+        thread.join(10)
+
+    assert [len(work.drafts) for work in store.steps] == [1, 8]
+    assert {n: store.store.get(ids[0])[0].payload for n, ids in results.items()} == {
+        n: f'"{n}"' for n in range(9)
+    }
+
+
+def test_a_step_takes_a_bounded_number_of_jobs(committer, store, monkeypatch) -> None:
+    monkeypatch.setattr("dutiful.store.committer.JOBS_PER_STEP", 10)
+    done: list[Sending] = []
+    store.gate.clear()
+    for _ in range(8):
+        committer.post(Sending([_draft(*"1" * 5)], done.append))
+    store.gate.set()
+    _wait_until(lambda: len(done) == 8)
+
+    assert max(sum(len(d.payloads) for d in work.drafts) for work in store.steps) <= 10
+
+
+def test_outcomes_travel_with_a_send(committer, store) -> None:
+    first, second = _claimed(store, 2)
+    store.gate.clear()
+    committer.complete(first.id, first.attempt)
+    committer.ack(Ack(second.id, second.attempt, State.DEAD, 1, 0))
+    store.gate.set()
+    committer.submit([_draft()])
+
+    _wait_until(lambda: not committer.has_outcomes())
+    states = {job.id: job.state for job in store.store.get([first.id, second.id])}
+    assert states == {first.id: State.COMPLETED, second.id: State.DEAD}
+
+
+def test_outcomes_are_written_soon_when_nobody_sends(committer, store) -> None:
+    (claim,) = _claimed(store)
+
+    committer.complete(claim.id, claim.attempt)
+
+    _wait_until(lambda: store.store.get([claim.id])[0].state is State.COMPLETED)
+
+
+def test_who_watches_a_job_is_told_when_it_is_on_disk(committer, store) -> None:
+    (claim,) = _claimed(store)
+    told = threading.Event()
+    room = threading.Event()
+    committer.room_made = room.set
+    committer.watched[claim.id] = [told.set]
+
+    committer.complete(claim.id, claim.attempt)
+
+    assert told.wait(10)
+    assert room.wait(10)
+    assert store.store.get([claim.id])[0].state is State.COMPLETED
+    assert committer.watched == {}
+
+
+def test_a_posted_sending_is_stored_by_the_thread(committer, store) -> None:
+    done: list[Sending] = []
+
+    committer.post(Sending([_draft("1", "2")], done.append))
+
+    _wait_until(lambda: done)
+    assert len(store.store.get(done[0].stored[0])) == 2
+    assert done[0].error is None
+
+
+def test_left_pending_jobs_ring_the_others(committer, store) -> None:
+    committer.submit([_draft()])
+
+    assert store.rings == 1
+
+
+def test_the_taker_is_asked_and_told(committer, store) -> None:
+    owner = store.store.join("w", ["q"], 1)
+    committer.taker = taker = Taker(Take(owner, ("q",), 5, handoff=True))
+
+    (ids,) = committer.submit([_draft("1", "2")])
+
+    (outcome,) = taker.told
+    assert [claim.id for claim in outcome.claims] == list(ids)
+
+
+def test_a_step_with_nothing_to_do_does_nothing(committer, store) -> None:
+    committer.step()
+
+    assert store.steps == []
+
+
+def test_exempt_senders_come_first_and_pass_the_bound(store) -> None:
+    committer = Committer(store, buffer=1, keep_completed=True)
+    committer.submit([_draft()])
+
+    assert [len(ids) for ids in committer.submit([_draft("2", "3")], exempt=True)] == [2]
+    assert [len(ids) for ids in committer.submit([_draft("4")])] == [0]
+
+
+# --- trouble --------------------------------------------------------------------------------
+
+
+class Watcher:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def trouble(self, error: StoreError) -> None:
+        self.told.append(error)
+
+    def recovered(self) -> None:
+        self.told.append("recovered")
+
+    def unwritable(self, ack: Ack, error: Exception) -> None:
+        self.told.append((ack.id, error))
+
+
+@pytest.mark.parametrize("call", [lambda f: f(), _elsewhere], ids=["main", "thread"])
+def test_a_store_error_reaches_each_sender_and_nothing_is_stored(committer, store, call, monkeypatch) -> None:
+    monkeypatch.setattr("dutiful.store.committer.RETRY_S", 0.01)
+    committer.watcher = watcher = Watcher()
+    store.error = StoreBusy("x", 1.0)
+
+    with pytest.raises(StoreBusy):
+        call(lambda: committer.submit([_draft()]))
+    store.error = None
+    call(lambda: committer.submit([_draft()]))
+
+    assert store.store.unfinished() == 1
+    _wait_until(lambda: len(watcher.told) == 2)
+    assert isinstance(watcher.told[0], StoreBusy)
+    assert watcher.told[1] == "recovered"
+
+
+@pytest.mark.xfail(reason="one by one, nothing wakes the thread for the next outcome", strict=False)
+def test_an_outcome_that_cannot_be_written_holds_up_no_other(committer, store, monkeypatch) -> None:
+    """Whatever the store makes of its value: the one at fault is found, told and let go."""
+    monkeypatch.setattr("dutiful.store.committer.RETRY_S", 0.01)
+    committer.watcher = watcher = Watcher()
+    claims = _claimed(store, 4)
+    bad = claims[1].id
+    exchange = store.exchange
+
+    def refuse(work: Work, outcome: Outcome) -> None:
+        if any(ack.id == bad for ack in work.acks):
+            raise ValueError("bad value")
+        exchange(work, outcome)
+
+    store.exchange = refuse
+    for claim in claims[:3]:
+        committer.ack(Ack(claim.id, 1, State.DEAD, 0, 0))
+    committer.complete(claims[3].id, 1)
+
+    _wait_until(lambda: store.store.counts().by_state[State.RUNNING] == 1)
+    _wait_until(lambda: not committer.has_outcomes())
+    assert [told[0] for told in watcher.told if isinstance(told, tuple)] == [bad]
+    _wait_until(lambda: watcher.told[-1] == "recovered")
+
+
+def test_a_value_that_the_store_cannot_take_fails_its_sender(committer, store) -> None:
+    store.error = ValueError("bad value")
+
+    with pytest.raises(StoreError, match="bad value"):
+        committer.submit([_draft()])
+
+    store.error = None
+    committer.submit([_draft()])
+
+
+def test_outcomes_are_kept_over_trouble_and_written_later(committer, store, monkeypatch) -> None:
+    """In order, as often as it takes."""
+    monkeypatch.setattr("dutiful.store.committer.RETRY_S", 0.01)
+    claims = _claimed(store, 3)
+    store.error = StoreBusy("x", 1.0)
+    for claim in claims[:2]:
+        committer.complete(claim.id, claim.attempt)
+    committer.ack(Ack(claims[2].id, 1, State.CANCELLED, 0, 0))
+    _wait_until(lambda: len(store.steps) >= 3)
+    assert committer.has_outcomes()
+    with pytest.raises(StoreBusy):
+        committer.step()
+
+    store.error = None
+
+    _wait_until(lambda: not committer.has_outcomes() and store.store.counts().by_state[State.RUNNING] == 0)
+    assert store.store.counts().by_state[State.COMPLETED] == 2
+
+
+def test_an_interrupted_sender_withdraws_what_no_step_has_taken(committer, store) -> None:
+    """It is not stored behind the back of who was told that it was not."""
+    store.gate.clear()
+    committer.post(Sending([_draft()]))
+    assert store.entered.wait(10)
+    sending = Sending([_draft('"mine"')])
+    committer.post(sending)
+    committer.withdraw(sending)
+    committer.withdraw(sending)
+    store.gate.set()
+    _wait_until(lambda: store.store.unfinished() == 1)
+    _elsewhere(lambda: committer.submit([_draft()]))
+
+    assert store.store.unfinished() == 2
+    assert not sending.is_done
+
+
+def test_between_steps_nothing_is_half_handed_over(committer, store) -> None:
+    """Who looks waits for the step that is under way."""
+    store.gate.clear()
+    committer.post(Sending([_draft()]))
+    assert store.entered.wait(10)
+    threading.Timer(0.05, store.gate.set).start()
+
+    assert committer.between_steps(lambda: store.store.unfinished() == 1)
+
+
+def test_a_finished_transaction_tells_who_waits(committer) -> None:
+    told: list[int] = []
+    committer.watched[7] = [lambda: told.append(7)]
+    committer.room_made = lambda: told.append(0)
+
+    committer.told(7)
+
+    assert told == [7, 0]
+
+
+def test_closing_twice_and_sending_afterwards_is_harmless(committer, store) -> None:
+    (claim,) = _claimed(store)
+    committer.complete(claim.id, claim.attempt)
+    committer.close()
+    committer.close()
+
+    committer.submit([_draft()])
+    committer.kick()
+
+    _wait_until(lambda: not committer.has_outcomes())
+
+
+# --- interruptions ----------------------------------------------------------------------------
+
+STORM = """
+import faulthandler, json, signal, sys, threading, time
+from dutiful.errors import StoreError
+from dutiful.store.committer import Committer
+from dutiful.store.contract import Draft
+from dutiful.store.sqlite import SqliteStore
+
+faulthandler.dump_traceback_later(float(sys.argv[3]) + 8, exit=True)
+path, followers, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+store = SqliteStore(path, busy_s=2.0, durability="normal"); store.open()
+committer = Committer(store, buffer=None, keep_completed=True)
+acknowledged, errors, storming = [], [], True
+
+def send(name):
+    committer.submit([Draft("t", "q", [name])])
+    acknowledged.append(name)
+
+def follow(n):
+    turn = 0
+    while storming:
+        turn += 1
+        try:
+            send(f"{n}.{turn}")
+        except StoreError as error:
+            errors.append(repr(error))
+
+armed = False
+
+def interrupt(*_):
+    global armed
+    if armed:  # not in what this program does about it
+        armed = False
+        raise KeyboardInterrupt
+
+threads = [threading.Thread(target=follow, args=(n,), daemon=True) for n in range(1, followers + 1)]
+for thread in threads:
+    thread.start()
+signal.signal(signal.SIGALRM, interrupt)
+interrupted, turn, until = 0, 0, time.monotonic() + seconds
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+while time.monotonic() < until:
+    turn += 1
+    try:
+        armed = True
+        send(f"0.{turn}")
+        armed = False
+    except KeyboardInterrupt:
+        interrupted += 1
+    except StoreError as error:
+        armed = False
+        errors.append(repr(error))
+signal.setitimer(signal.ITIMER_REAL, 0)
+try:
+    for n in range(5):
+        send(f"late.{n}")
+except StoreError as error:
+    errors.append("afterwards: " + repr(error))
+storming = False
+for thread in threads:
+    thread.join(5)
+stuck = sum(thread.is_alive() for thread in threads)
+from dutiful.store.contract import Query
+stored = [job.payload for job in store.find(Query(limit=10**6))]
+print(json.dumps(dict(acknowledged=acknowledged, errors=errors, interrupted=interrupted, sent=turn, stuck=stuck, stored=stored)))
+sys.stdout.flush()
+if not stuck:
+    committer.close()
+    store.close()
+import os; os._exit(0)
+"""
+
+
+def _storm(path, followers: int) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-c", STORM, str(path), str(followers), "1.0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.xfail(
+    reason="_wake.set() is torn by a signal in Condition.__enter__, and its lock never given back",
+    strict=False,
+)
+@pytest.mark.parametrize("followers", [0, 3])
+def test_a_storm_of_interruptions_leaves_no_doubt_and_nothing_stuck(tmp_path, followers: int) -> None:
+    """A KeyboardInterrupt each millisecond: what was acknowledged is stored, once; later sends work."""
+    found = _storm(tmp_path / "jobs.db", followers)
+
+    assert found["interrupted"] > 50
+    assert found["stuck"] == 0
+    assert found["errors"] == []
+    assert len(found["stored"]) == len(set(found["stored"]))
+    assert set(found["acknowledged"]) <= set(found["stored"])
+    assert {f"late.{n}" for n in range(5)} <= set(found["acknowledged"])

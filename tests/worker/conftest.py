@@ -1,0 +1,63 @@
+"""Workers that are stopped in the end, whatever happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dutiful import Worker
+from tests.worker.tools import WAIT_S, Gate, Seen, within
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file of the jobs."""
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, path: Path) -> str:
+    """A file, and memory."""
+    return ":memory:" if request.param == "memory" else str(path)
+
+
+@pytest.fixture
+def make(path: Path) -> Iterator[Callable[..., Worker]]:
+    """Make a worker: on the file, if no store is given."""
+    made: list[Worker] = []
+
+    def make(store: Any = path, **options: Any) -> Worker:
+        made.append(Worker(store, **options))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        within(WAIT_S, worker.stop, 2, drain=False)
+
+
+@pytest.fixture
+def started(make: Callable[..., Worker]) -> Callable[..., Worker]:
+    """Make a worker and start it."""
+
+    def started(*args: Any, **options: Any) -> Worker:
+        worker = make(*args, **options)
+        worker.start()
+        return worker
+
+    return started
+
+
+@pytest.fixture
+def gate(make: Callable[..., Worker]) -> Iterator[Gate]:
+    """A gate that is opened before the workers are stopped."""
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()

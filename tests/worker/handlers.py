@@ -1,0 +1,87 @@
+"""Handlers that run in child processes, which import this file by name."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from dutiful import Cancel, Discard, Snooze
+
+
+def pid(_payload: object) -> int:
+    return os.getpid()
+
+
+def double(n: int) -> int:
+    return 2 * n
+
+
+def spin(path: str) -> None:
+    """Say who we are, then never end."""
+    _tell(path)
+    while True:
+        pass
+
+
+def sleep(path: str) -> None:
+    _tell(path)
+    time.sleep(1000)
+
+
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+def leave(code: int) -> None:
+    sys.exit(code)
+
+
+def vanish(code: int) -> None:
+    os._exit(code)
+
+
+def kill_itself(_payload: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def no_json(_payload: object) -> object:
+    return object()
+
+
+def odd_snooze(_payload: object) -> Snooze:
+    return Snooze("soon")  # type: ignore[arg-type]
+
+
+def outcome(name: str) -> Snooze | Cancel | Discard:
+    return {"snooze": Snooze(0), "cancel": Cancel("why"), "discard": Discard("bad")}[name]
+
+
+@contextmanager
+def _in_the_crowd(folder: str):
+    """Be counted, by all processes, as one who is there."""
+    me = Path(folder) / f"{os.getpid()}.{time.monotonic_ns()}"
+    me.touch()
+    yield sum(1 for _ in Path(folder).iterdir())
+    me.unlink()
+
+
+def crowd(folder: str) -> int:
+    """Return how many of us there were at once."""
+    with _in_the_crowd(folder) as count:
+        time.sleep(0.02)
+    return count
+
+
+async def acrowd(folder: str) -> int:
+    with _in_the_crowd(folder) as count:
+        await asyncio.sleep(0.02)
+    return count
+
+
+def _tell(path: str) -> None:
+    new = Path(f"{path}.new")
+    new.write_text(str(os.getpid()))
+    new.rename(path)
