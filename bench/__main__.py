@@ -10,13 +10,17 @@ from pathlib import Path
 
 from bench import table
 
-ALL = ("end_to_end", "single", "drain", "latency", "rescue", "importtime", "peers")
+ALL = ("end_to_end", "single", "drain", "latency", "rescue", "importtime")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("what", nargs="*", metavar="BENCHMARK", help=f"any of: {', '.join(ALL)} (default: all)")
-    parser.add_argument("--dir", type=Path, default=Path.cwd(), help="where the database files go: a real disk")
+    parser.add_argument(
+        "what", nargs="*", metavar="BENCHMARK", help=f"any of: {', '.join(ALL)} (default: all)"
+    )
+    parser.add_argument(
+        "--dir", type=Path, default=Path.cwd(), help="where the database files go: a real disk"
+    )
     parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds: to see that it runs")
     chosen = parser.parse_args()
     unknown = set(chosen.what) - set(ALL)

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ def say(**facts: Any) -> None:
 
 def send(path: str, jobs: int, delay: float | None = None) -> None:
     """Fill a file and end."""
-    Worker(path, handlers={TASK: noop}, keep_completed=False).send_many(payloads(jobs), task=TASK, delay=delay)
+    Worker(path, handlers={TASK: noop}, keep_completed=False).send_many(
+        payloads(jobs), task=TASK, delay=delay
+    )
     say(sent=jobs)
 
 
@@ -50,7 +53,9 @@ def drain(path: str, jobs: int | None, *, keep: bool = False) -> None:
     elif not enough.wait(600):
         raise TimeoutError
     worker.stop()
-    say(took_s=times[1] - times[0], start_s=started - times[0], handled=count, peak_rss_bytes=peak_rss_bytes())
+    say(
+        took_s=times[1] - times[0], start_s=started - times[0], handled=count, peak_rss_bytes=peak_rss_bytes()
+    )
 
 
 def peak_rss_bytes() -> int:
@@ -61,7 +66,7 @@ def peak_rss_bytes() -> int:
 
 
 def listen(path: str) -> None:
-    """Run until stdin closes; then say how long after its sending each job's handler began, and the CPU time."""
+    """Run until stdin closes; then say how long after its sending each job's handler began."""
     late_s: list[float] = []
     worker = Worker(path, handlers={TASK: lambda sent_at: late_s.append(time.monotonic() - sent_at)})
     with worker:
@@ -87,7 +92,7 @@ def hold(path: str) -> None:
     os._exit(0)
 
 
-COMMANDS = {"send": send, "drain": drain, "listen": listen, "hold": hold}
+COMMANDS: dict[str, Callable[..., None]] = {"send": send, "drain": drain, "listen": listen, "hold": hold}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](**json.loads(sys.argv[2]))

@@ -20,7 +20,7 @@ def heard(child: "subprocess.Popen[str]") -> dict[str, Any]:
     assert child.stdout is not None
     line = child.stdout.readline()
     if not line:
-        raise RuntimeError(f"{child.args} ended with {child.wait()}")
+        raise RuntimeError(f"{child.args!r} ended with {child.wait()}")
     found: dict[str, Any] = json.loads(line)
     return found
 

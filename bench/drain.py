@@ -69,7 +69,11 @@ def _million(path: Path, finished: Path, many: int) -> Figure:
     shutil.move(path, finished)
     peak, rate = said["peak_rss_bytes"], said["handled"] / said["took_s"]
     return below(
-        f"memory (peak RSS) draining {many:,}", f"{peak / MB:.0f} MB ({rate:,.0f}/s)", peak, 100 * MB, "< 100 MB"
+        f"memory (peak RSS) draining {many:,}",
+        f"{peak / MB:.0f} MB ({rate:,.0f}/s)",
+        peak,
+        100 * MB,
+        "< 100 MB",
     )
 
 

@@ -64,7 +64,7 @@ def commits_per_s(folder: Path, for_s: float) -> float:
 
 
 def commit_s(folder: Path, count: int, pause_s: float) -> list[float]:
-    """Return the seconds of single commits with a pause before each: an idle disk and CPU, not a busy loop."""
+    """Return the seconds of single commits with a pause before each: disk and CPU idle, as for latency."""
     path = folder / "raw.db"
     db = connect(path)
     took_s: list[float] = []

@@ -38,7 +38,7 @@ class Figure:
         return (self.name, self.measured, self.ratio, self.target, said)
 
 
-HEAD = ("figure", "measured", "ratio: median (min–max)", "target", "met")
+HEAD = ("figure", "measured", "ratio: median (min to max)", "target", "met")
 
 
 def alternate(
@@ -64,13 +64,13 @@ def share_figure(name: str, pairs: Sequence[tuple[float, float]], at_least: floa
         name,
         f"{ours:,.0f}/s; {of} {limit:,.0f}/s",
         spread(ratios),
-        "" if at_least is None else f"≥ {at_least:g} × {of}",
+        "" if at_least is None else f"≥ {at_least:g} of {of}",
         None if at_least is None else middle >= at_least,
     )
 
 
 def spread(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}, n={len(ratios)})"
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}…{max(ratios):.2f}, n={len(ratios)})"
 
 
 def below(name: str, measured: str, value: float, limit: float, target: str) -> Figure:
@@ -86,19 +86,23 @@ def percentile(values: Sequence[float], share: float) -> float:
 def as_markdown(figures: Sequence[Figure]) -> str:
     rows = [HEAD, *(figure.cells() for figure in figures)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(HEAD))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 
 
 def machine(folder: Path) -> list[str]:
     """Say where this was measured."""
+    system = f"{os.cpu_count()} CPUs ({_cpu()}), {platform.system()} {platform.release()}"
+    load = f"load at the start {os.getloadavg()[0]:.1f}"
     return [
         f"- Date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"- Command: `{' '.join(['python -m bench', *sys.argv[1:]])}`",
-        f"- Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} CPUs ({_cpu()}), "
-        f"{platform.system()} {platform.release()}",
-        f"- Files in `{folder}` on {file_system(folder)}; WAL, synchronous=FULL; load at the start {os.getloadavg()[0]:.1f}",
+        f"- Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {system}",
+        f"- Files in `{folder}` on {file_system(folder)}; WAL, synchronous=FULL; {load}",
         f"- dutiful at {_commit()}",
     ]
 
@@ -121,7 +125,9 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
     return asked.stdout.strip() or "an unknown commit"
 
 
@@ -129,5 +135,7 @@ def save(what: str, head: Sequence[str], figures: Sequence[Figure]) -> Path:
     """Write the table to bench/results/<date>-<what>.md."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-{what}.md"
-    path.write_text(f"# {what}\n\n" + "\n".join(head) + "\n\n" + as_markdown(figures) + "\n", encoding="utf-8")
+    path.write_text(
+        f"# {what}\n\n" + "\n".join(head) + "\n\n" + as_markdown(figures) + "\n", encoding="utf-8"
+    )
     return path

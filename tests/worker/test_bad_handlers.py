@@ -1,7 +1,6 @@
 """Handlers that do their worst: the attempt fails, the worker lives."""
 
 import asyncio
-import gc
 import logging
 import sys
 import threading
@@ -34,7 +33,7 @@ class Odd(BaseException):
 
 class NoText(Exception):
     def __str__(self):
-        return 5  # type: ignore[return-value]
+        return 5  # noqa: PLE0307
 
 
 class Endless(Exception):
@@ -168,16 +167,6 @@ def test_a_failure_is_one_log_line_with_the_job(started, caplog):
     assert "ZeroDivisionError" in lines[0]
     assert "dead" in lines[1]
     assert "secret" not in caplog.text
-
-
-def test_a_handler_that_changes_how_threads_are_switched_or_collected_is_its_own_business(started, seen):
-    worker = started(":memory:", handlers={"t": seen.add})
-    gc.disable()
-    try:
-        worker.send_many(range(1000), task="t")
-        assert len(seen.wait(1000)) == 1000
-    finally:
-        gc.enable()
 
 
 def test_a_slow_decoding_during_a_stop_runs_nothing_after_it(make, path):

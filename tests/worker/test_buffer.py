@@ -1,12 +1,9 @@
 """The buffered worker: a bounded channel with one worker behind it, in memory and in a file."""
 
-import asyncio
-import threading
-
 import pytest
 
 from dutiful import BufferFull, State, WorkerStopped
-from tests.worker.tools import WAIT_S, Seen, background, finished, within
+from tests.worker.tools import WAIT_S, Seen, background, finished, until, within
 
 TWO_SLOTS = {"buffer": 2, "concurrency": 1}
 
@@ -149,98 +146,6 @@ def test_those_who_wait_for_room_are_told_that_it_stopped(started, store, gate):
     assert set(gate.entered.all) <= {1, 2}
 
 
-def sends_itself(worker, seen):
-    def handle(n):
-        if n:
-            worker.send(n - 1, task="t")
-        seen.add(n)
-
-    return handle
-
-
-def sends_many_itself(worker, seen):
-    def handle(n):
-        if n:
-            worker.send_many([n - 1], task="t")
-        seen.add(n)
-
-    return handle
-
-
-def asends_itself(worker, seen):
-    async def handle(n):
-        if n:
-            await worker.asend(n - 1, task="t")
-        seen.add(n)
-
-    return handle
-
-
-def asends_many_itself(worker, seen):
-    async def handle(n):
-        if n:
-            await worker.asend_many([n - 1], task="t")
-        seen.add(n)
-
-    return handle
-
-
-def sends_from_a_thread_of_the_loop(worker, seen):
-    async def handle(n):
-        if n:
-            await asyncio.to_thread(worker.send, n - 1, task="t")
-        seen.add(n)
-
-    return handle
-
-
-def sends_blocking_the_loop(worker, seen):
-    async def handle(n):
-        if n:
-            worker.send(n - 1, task="t")
-        seen.add(n)
-
-    return handle
-
-
-WAYS = [
-    sends_itself,
-    sends_many_itself,
-    asends_itself,
-    asends_many_itself,
-    sends_from_a_thread_of_the_loop,
-    sends_blocking_the_loop,
-]
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_handler_that_sends_into_a_full_buffer_does_not_wait_for_itself(started, store, seen, way):
-    worker = started(store, buffer=1, concurrency=1)
-    worker.handlers["t"] = way(worker, seen)
-
-    worker.send(4, task="t")
-
-    assert sorted(seen.wait(5)) == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_what_handlers_send_while_a_stop_drains_is_finished_too(started, store, seen, way, gate):
-    worker = started(store, handlers={"hold": gate.hold}, buffer=2, concurrency=1)
-    worker.handlers["t"] = way(worker, seen)
-    worker.send(0, task="hold")
-    worker.send(5, task="t")
-    gate.entered.wait()
-
-    stop = background(worker.stop, drain=True)
-    with pytest.raises(WorkerStopped):
-        while True:  # until the stop has begun
-            worker.send(0, task="hold", timeout=0.01, delay=3600) if not stop.done() else worker.send(0)
-    gate.open()
-    stop.result(WAIT_S)
-
-    assert sorted(seen.all) == [0, 1, 2, 3, 4, 5]
-
-
 def test_clients_on_one_file_share_the_bound(make, path):
     one, two = make(path, buffer=3), make(path, buffer=3)
     one.send_many([1, 2], task="t")
@@ -265,17 +170,13 @@ def test_room_made_by_another_worker_is_seen(make, started, path, gate):
     finished(waiting.result(WAIT_S))
 
 
-def test_finished_and_failed_jobs_make_room(started, store):
-    worker = started(store, **TWO_SLOTS)
-    begun = threading.Event()
+def test_a_job_that_waits_for_a_retry_takes_room_until_it_is_cancelled(started, store):
+    worker = started(store, handlers={"fail": lambda n: 1 / 0}, buffer=1)
+    failing = worker.send(1, task="fail")
+    until(lambda: failing.refresh().failures)
+    with pytest.raises(BufferFull):
+        worker.send(2, task="fail", timeout=0.05)
 
-    @worker.handler("fail", retry=None)
-    def fail(n):
-        begun.set()
-        raise ValueError(n)
+    failing.cancel()
 
-    first = worker.send(1, task="fail", timeout=WAIT_S)
-    assert begun.wait(WAIT_S)
-    first.cancel()
     worker.send(2, task="fail", timeout=WAIT_S)
-    worker.send(3, task="fail", timeout=WAIT_S)

@@ -115,9 +115,7 @@ def test_in_memory_what_was_accepted_has_run_once_when_stop_returns(storm, buffe
 
 @pytest.mark.parametrize("drain", [True, False])
 @pytest.mark.parametrize(("buffer", "concurrency"), [(2, 1), (None, 4)])
-def test_in_a_file_what_was_accepted_runs_once_now_or_after_the_next_start(
-    storm, path, buffer, concurrency, drain
-):
+def test_in_a_file_what_was_accepted_runs_once_now_or_later(storm, path, buffer, concurrency, drain):
     it = storm(path, buffer=buffer, concurrency=concurrency)
     it.worker.start()
 
@@ -138,7 +136,7 @@ def test_a_worker_that_is_stopped_before_it_was_started_accepts_no_more(storm, p
 
     assert it.ran.all == []
     it.worker.start()
-    assert sorted(it.ran.wait(len(it.accepted.all)))[: len(it.accepted.all)]
+    it.ran.wait(len(it.accepted.all))
     it.worker.stop(drain=True)
     assert sorted(it.ran.all) == sorted(it.accepted.all)
 

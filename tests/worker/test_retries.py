@@ -1,6 +1,7 @@
 """Failures: when a job is tried again, when it is given up, and what is kept of it."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -10,21 +11,16 @@ from tests.worker.tools import WAIT_S, Seen, finished, result, until
 AT_ONCE = Backoff(first_s=0)
 
 
-def failing(times, retry, seen):
-    """Return a handler that fails so many times, and what it takes to register it."""
+def register(worker, times, retry, seen):
+    """Register a handler that fails so many times."""
 
+    @worker.handler("t", retry=retry)
     def handle(payload, ctx):
         seen.add(ctx.attempt)
         if ctx.failures < times:
             raise ValueError(f"failure {ctx.failures + 1}")
         return "done"
 
-    return {"retry": retry}, handle
-
-
-def register(worker, times, retry, seen):
-    options, handle = failing(times, retry, seen)
-    worker.handler("t", **options)(handle)
     return worker
 
 
@@ -42,7 +38,7 @@ def test_a_failed_job_is_tried_again_after_growing_waits(started, store, seen):
     ]
     assert all("raise ValueError" in error.traceback for error in record.errors)
     times = [error.at for error in record.errors] + [record.finished_at]
-    waits = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(times)]
     assert [wait >= least for wait, least in zip(waits, (100, 200, 400), strict=True)] == [True] * 3
 
 

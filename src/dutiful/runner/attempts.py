@@ -23,6 +23,7 @@ from dutiful.runner.failure import error_info, timed_out
 from dutiful.runner.outcomes import Outcomes
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Marks, Owner, Store
+from dutiful.store.liveness import SLOTS_MAX
 
 if TYPE_CHECKING:
     from dutiful.runner.coroutines import Coroutines
@@ -199,6 +200,11 @@ class Attempts:
         self.finished += 1
         if attempt.claim.crashes:
             self._suspect_over(attempt.claim)
+
+    def unmark_all(self) -> None:
+        """What still runs is being left behind: should the process end, that is no crash of theirs."""
+        for slot in range(SLOTS_MAX):
+            self._marks[slot] = 0
 
     def fault(self, claim: Claim, error: BaseException) -> None:
         """Something of ours raised while it ran a job."""

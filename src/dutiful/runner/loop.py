@@ -31,7 +31,7 @@ class Loop:
         step: Does one step; returns the seconds until the next, at most.
         changed: Says whether the store was changed by others; asked every LOOK_S. None: never.
         doorbell: A descriptor that becomes readable when another process wakes us.
-        hush: Quiets the doorbell.
+        rung: Called then; it quiets the doorbell.
     """
 
     def __init__(
@@ -42,13 +42,14 @@ class Loop:
         *,
         changed: Callable[[], bool] | None,
         doorbell: int | None,
-        hush: Callable[[], None],
+        rung: Callable[[], None],
     ) -> None:
         self._step = step
         self._events = events
         self._worker = worker
         self._changed = changed
-        self._hush = hush
+        self._rung = rung
+        self._doorbell = doorbell
         self._woken = False
         self._sleeping = False
         self._is_ending = False
@@ -92,17 +93,19 @@ class Loop:
             rest_s = until - time.monotonic()
             if rest_s <= 0:
                 break
-            if self._poll.poll(1000 * (rest_s if self._changed is None else min(rest_s, LOOK_S))):
-                self._quiet()
+            rung = self._poll.poll(1000 * (rest_s if self._changed is None else min(rest_s, LOOK_S)))
+            if rung:
+                self._quiet([fd for fd, _event in rung])
                 break
             if self._changed is not None and self._changed():
                 break
         self._sleeping = False
 
-    def _quiet(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+    def _quiet(self, descriptors: list[int]) -> None:
+        if self._inlet in descriptors:
             os.read(self._inlet, 4096)
-        self._hush()
+        if self._doorbell in descriptors:
+            self._rung()
 
     def end(self) -> None:
         """Stop, and give back everything."""

@@ -127,7 +127,7 @@ class Runner:
             self._config.name,
             changed=self._changed if bell is not None else None,
             doorbell=bell,
-            hush=self._store.hush,
+            rung=self._rung,
         )
         self._upkeep = Upkeep(
             self._duties(),
@@ -299,6 +299,11 @@ class Runner:
             self._due_at = time.monotonic() + BLOCKED_PAUSE_S
             self._note_backlog()
 
+    def _rung(self) -> None:
+        """Another process says that something is due."""
+        self._store.hush()
+        self._due_at = 0.0
+
     def _changed(self) -> bool:
         if not self._store.changed():
             return False
@@ -453,6 +458,8 @@ class Runner:
             self._upkeep.end()
         self._slots.end()
         stuck = self._slots.running
+        if stuck:
+            self._attempts.unmark_all()
         self._flush(deadline)
         if not stuck:
             self._leave()

@@ -182,6 +182,7 @@ class Slots:
                     return
                 server.parked.acquire()
                 if self._is_ending:
+                    self._return_slot(server)
                     return
         finally:
             self._threads.discard(threading.get_ident())
@@ -216,6 +217,12 @@ class Slots:
             if server.ended or not (is_here or self._take_slot(server)):
                 return
 
+    def _return_slot(self, server: _Server) -> None:
+        """Woken for work at the moment of the end: the slot goes back unused."""
+        with self._mutex:
+            if server.slot >= 0:
+                self._free.append(server.slot)
+
     def _take_alone(self) -> Claim | None:
         with self._mutex:
             if self._alone is None or len(self._free) != self._count - 1:
@@ -237,6 +244,7 @@ class Slots:
             if self._has_work():
                 self._free.pop()
                 return False
+            server.slot = -1
             self._parked.append(server)
         self._when_free()
         return True
@@ -249,6 +257,7 @@ class Slots:
             if self._free and self._has_work():
                 server.slot = self._free.pop()
                 return True
+            server.slot = -1
             self._parked.append(server)
             return False
 

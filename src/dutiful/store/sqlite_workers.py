@@ -68,9 +68,16 @@ class Workers:
             here.end()
 
     def end_all(self) -> None:
-        """Give back locks and sockets; what is still registered then counts as dead."""
-        for owner in list(self._here):
-            self._end(owner)
+        """
+        Give back locks and sockets.
+
+        A worker that has not left stays registered, with its lock file: unlocked, so that others
+        see at once that it is dead, and take over what it had.
+        """
+        for here in self._here.values():
+            here.bell.close()
+            here.life.abandon()
+        self._here.clear()
         if self._ringer is not None:
             self._ringer.close()
             self._ringer = None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dutiful import Context, DutifulError, Keep, Worker
-from dutiful.store import sqlite
+from dutiful.store import sqlite_access
 
 
 def arguments() -> argparse.Namespace:
@@ -31,6 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--max-crashes", type=int, default=1_000_000)
     parser.add_argument("--busy-s", type=float, default=10.0)
+    parser.add_argument("--grace-s", type=float, default=30.0)
     parser.add_argument("--no-work", action="store_true", help="send only")
     parser.add_argument("--senders", type=int, default=0, help="threads that send")
     parser.add_argument("--jobs", type=int, default=0, help="of each sender; 0: without end")
@@ -60,7 +61,7 @@ class App:
         self._acks = opened(options.folder / "acks")
         self._numbers = itertools.count(options.first)
         if options.checkpoint_bytes:
-            sqlite.CHECKPOINT_BYTES = options.checkpoint_bytes
+            sqlite_access.CHECKPOINT_BYTES = options.checkpoint_bytes
         self.worker = Worker(
             options.db or options.folder / "jobs.db",
             name=options.name,
@@ -68,6 +69,7 @@ class App:
             concurrency=options.concurrency,
             max_crashes=options.max_crashes,
             busy_s=options.busy_s,
+            grace_s=options.grace_s,
             keep_completed=Keep(count=1_000_000, age_s=1e9),  # the books are compared with all of them
         )
 

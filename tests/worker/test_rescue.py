@@ -1,0 +1,215 @@
+"""Workers that die: their jobs run elsewhere or after a restart, within the stated times."""
+
+import logging
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from dutiful import State
+from tests.worker.tools import WAIT_S, Seen, finished, result, script, until
+
+# Starts a worker whose handlers say when they begin; "hold" never ends, "t" does at once.
+WORK = """
+    path, name = sys.argv[1:3]
+    worker = Worker(path, name=name, concurrency=4, max_crashes=100)
+
+    @worker.handler("hold")
+    def hold(n, ctx):
+        say("begun", ctx.id, ctx.attempt, time.monotonic())
+        time.sleep(1000)
+
+    @worker.handler("t")
+    def handle(n, ctx):
+        say("done", ctx.id, ctx.attempt, time.monotonic())
+
+    worker.start()
+    say("ready")
+    signal.pause()
+"""
+
+
+def begun_at(program, job) -> float:
+    return float(program.wait_for(f"begun {job.id} 2 ").split()[-1])
+
+
+@pytest.mark.alone
+def test_the_job_of_a_killed_worker_runs_in_the_other_within_a_second(tmp_path, make, path):
+    client = make(path)
+    with script(tmp_path, WORK, path, "one") as one:
+        one.wait_for("ready")
+        job = client.send(0, task="hold")
+        one.wait_for("begun")
+        with script(tmp_path, WORK, path, "two") as two:
+            two.wait_for("ready")
+            killed_at = time.monotonic()
+            one.kill()
+
+            assert begun_at(two, job) - killed_at < 1.0
+    record = job.refresh()
+    assert (record.attempt, record.failures, record.crashes) == (2, 0, 1)
+    assert record.errors[0].worker == "one"
+    assert "worker died while running the job" in record.errors[0].message
+
+
+@pytest.mark.alone
+def test_after_a_restart_the_job_of_the_killed_one_runs_within_three_tenths_of_a_second(tmp_path, started, path, seen):
+    with script(tmp_path, WORK, path, "one") as one:
+        one.wait_for("ready")
+        job = started(path, queues="none").send(0, task="hold", queue="default")
+        one.wait_for("begun")
+        one.kill()
+    began = time.monotonic()
+    worker = started(path, handlers={"hold": lambda n: seen.add(time.monotonic())})
+    started_at = time.monotonic()
+
+    assert seen.wait()[0] - started_at < 0.3
+    assert started_at - began < 1.0
+    assert finished(worker.job(job.id)).attempt == 2
+
+
+def test_a_rescue_is_logged_and_every_job_of_the_dead_runs_once_more(tmp_path, started, path, caplog):
+    seen = Seen()
+    with script(tmp_path, WORK, path, "one") as one:
+        one.wait_for("ready")
+        client = started(path, queues="none")
+        jobs = client.send_many(range(4), task="hold", queue="default")
+        for job in jobs:
+            one.wait_for(f"begun {job.id} ")
+        pid = one.pid
+        one.kill()
+
+    with caplog.at_level(logging.WARNING, "dutiful"):
+        worker = started(path, handlers={"hold": seen.add})
+        assert sorted(seen.wait(4)) == [0, 1, 2, 3]
+
+    assert any(f"worker one (pid {pid}) died" in line for line in caplog.messages)
+    assert [finished(worker.job(job.id)).attempt for job in jobs] == [2] * 4
+    assert [info.name for info in worker.workers()] == ["worker", "worker"]
+
+
+def test_several_live_workers_rescue_each_job_once(tmp_path, make, path):
+    client = make(path)
+    with script(tmp_path, WORK, path, "victim") as victim:
+        victim.wait_for("ready")
+        jobs = client.send_many(range(4), task="hold")
+        for job in jobs:
+            victim.wait_for(f"begun {job.id} ")
+        with script(tmp_path, WORK, path, "a") as a, script(tmp_path, WORK, path, "b") as b:
+            for other in (a, b):
+                other.wait_for("ready")
+            victim.kill()
+            until(lambda: sum(line.startswith("begun") for line in (*a.lines, *b.lines)) >= len(jobs))
+
+            assert [job.refresh().attempt for job in jobs] == [2] * 4
+
+
+def test_jobs_that_only_waited_in_the_dead_workers_memory_are_no_suspects(tmp_path, make, path):
+    source = """
+        worker = Worker(sys.argv[1], concurrency=1)
+
+        @worker.handler("t")
+        def handle(n):
+            if n == 500:
+                say("holding")
+                os.kill(os.getpid(), signal.SIGKILL) if len(sys.argv) > 2 else time.sleep(1000)
+
+        worker.send_many(range(1000), task="t")
+        worker.start()
+        signal.pause()
+    """
+    with script(tmp_path, source, path) as one:
+        one.wait_for("holding")
+        one.kill()
+    seen = Seen()
+    worker = make(path, handlers={"t": seen.add}, concurrency=1)
+    worker.start()
+
+    seen.wait(499)
+    until(lambda: not worker.counts().due)
+    blamed = [(r.payload, r.crashes) for r in worker.jobs(limit=1000) if finished(worker.job(r.id)).errors]
+    assert [payload for payload, _crashes in blamed] == ["500"]
+
+
+def test_a_handler_that_holds_the_gil_does_not_make_its_worker_look_dead(tmp_path, started, path):
+    source = """
+        import ctypes
+        worker = Worker(sys.argv[1], name="hog")
+
+        @worker.handler("hog")
+        def hog(n, ctx):
+            say("begun", ctx.attempt)
+            ctypes.PyDLL(None).sleep(5)  # unlike CDLL, it keeps the GIL
+            return ctx.attempt
+
+        worker.start()
+        say("ready")
+        signal.pause()
+    """
+    with script(tmp_path, source, path) as hog:
+        hog.wait_for("ready")
+        other = started(path, handlers={"hog": lambda n: "stolen", "fine": lambda n: n})
+        job = make_hog_take(other, hog)
+        for n in range(20):  # the other one is alive, and looks for dead ones all the time
+            assert result(other.send(n, task="fine", queue="default")) == n
+        assert job.state is State.RUNNING
+
+        assert result(job) == 1
+        assert [line for line in hog.lines if line.startswith("begun")] == ["begun 1"]
+
+
+def make_hog_take(worker, hog):
+    """Send jobs until the other process has one; cancel none: ours are done at once."""
+    for _ in range(200):
+        job = worker.send(0, task="hog")
+        record = until(lambda job=job: (it := job.refresh()).state != State.PENDING and it)
+        if record.state is State.RUNNING and until(lambda: True):
+            try:
+                hog.wait_for("begun", 0.2)
+            except AssertionError:
+                continue
+            return job
+    raise AssertionError("the other process never got one")
+
+
+def test_a_stopped_process_is_not_dead(tmp_path, started, path):
+    with script(tmp_path, WORK, path, "paused") as paused:
+        paused.wait_for("ready")
+        job = started(path, queues="none").send(0, task="hold", queue="default")
+        paused.wait_for("begun")
+        paused.signal(signal.SIGSTOP)
+        other = started(path, handlers={"hold": lambda n: "stolen", "fine": lambda n: n})
+
+        for n in range(50):
+            assert result(other.send(n, task="fine")) == n
+        time.sleep(1.2)  # two looks for dead workers
+        assert job.refresh().attempt == 1
+        paused.signal(signal.SIGCONT)
+
+
+def test_sigterm_without_a_handler_loses_nothing(tmp_path, started, path, seen):
+    with script(tmp_path, WORK, path, "one") as one:
+        one.wait_for("ready")
+        job = started(path, queues="none").send(0, task="hold", queue="default")
+        one.wait_for("begun")
+        one.signal(signal.SIGTERM)
+        assert one.wait() == -signal.SIGTERM
+
+    started(path, handlers={"hold": seen.add})
+
+    assert seen.wait(1, WAIT_S) == [0]
+    assert finished(job).attempt == 2
+
+
+def test_what_a_dead_worker_kept_beside_the_file_is_removed(tmp_path, started, path):
+    with script(tmp_path, WORK, path, "one") as one:
+        one.wait_for("ready")
+        folder = Path(f"{path}-dutiful")
+        before = set(folder.iterdir())
+        one.kill()
+
+    worker = started(path)
+
+    assert len(worker.workers()) == 1
+    assert not {each for each in before if each.name != "write.lock"} & set(folder.iterdir())
