@@ -2,8 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from dutiful.errors import ForkedProcess, WorkerStopped
 from dutiful.stopping import Deadline
@@ -57,28 +56,32 @@ class Door:
         if not self._is_open:
             raise WorkerStopped(self._worker)
 
-    @contextmanager
-    def inside(self, who: object = None, *, exempt: bool = False) -> Generator[None]:
+    # Two calls and not a context manager: a generator's would cost 3 µs on every send.
+
+    def enter(self, who: object = None, *, exempt: bool = False) -> object | None:
         """
-        Be inside for the length of the block; `exempt` for handlers, who work on while we stop.
+        Come in, and return what to give to `leave`; `exempt` for handlers, who work on while we stop.
 
         Raises:
             WorkerStopped: The door is closed.
         """
         self.check_process()
         me = threading.get_ident() if who is None else who
-        if me in self._inside:  # a generator given to send_many sends itself
-            yield
-            return
+        if me in self._inside:  # a payload's own code sends while it is encoded
+            return None
         # First be seen, then look: who closes it does the reverse.
         self._inside.add(me)
-        try:
-            if not exempt:
-                self.check()
-            yield
-        finally:
+        if not exempt and not self._is_open:
+            self.leave(me)
+            raise WorkerStopped(self._worker)
+        return me
+
+    def leave(self, me: object | None) -> None:
+        """Go out."""
+        if me is not None:
             self._inside.discard(me)
-            self._left.set()
+            if not self._is_open:
+                self._left.set()
 
     def open(self) -> None:
         """Let senders in."""

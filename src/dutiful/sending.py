@@ -55,19 +55,30 @@ class Sending:
     )
 
     def __init__(self, registry: Registry, config: Config, options: SendOptions) -> None:
-        if options.keys() - _OPTIONS:
-            raise ConfigError(_unknown(options))
         self._registry = registry
         self._config = config
-        task, queue = options.get("task"), options.get("queue")
-        self.task = None if task is None else registry.resolve_task(task)
+        self.task: str | None = None
+        self.queue: str | None = None
+        self.delay_s: float | None = None
+        self.run_at: int | None = None
+        self.priority = 0
+        self.transaction: Any = None
+        self.timeout: float | None = None
+        if options:
+            self._read(options)
+
+    def _read(self, options: SendOptions) -> None:
+        if options.keys() - _OPTIONS:
+            raise ConfigError(_unknown(options))
+        task, queue, delay = options.get("task"), options.get("queue"), options.get("delay")
+        self.task = None if task is None else self._registry.resolve_task(task)
         self.queue = None if queue is None else check_name(queue, "queue")
-        self.delay_s = _delay_s(options.get("delay"))
+        self.delay_s = _delay_s(delay)
         self.run_at = _instant(options.get("run_at"))
         self.priority = _priority(options.get("priority", 0))
         self.transaction = options.get("transaction")
         self.timeout = options.get("timeout")
-        if options.get("delay") is not None and self.run_at is not None:
+        if delay is not None and self.run_at is not None:
             raise ConfigError("delay= and run_at= were both given; use one. Nothing was stored.")
 
     def draft(self, task: str, payloads: list[str]) -> Draft:

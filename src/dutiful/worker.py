@@ -262,8 +262,11 @@ class Worker:
     ) -> Job:
         how = Sending(self._registry, self._config, options)
         stored: list[range] = []
-        with self._door.inside(exempt=exempt):
+        me = self._door.enter(exempt=exempt)
+        try:
             self._send_chunk([self._drafting.one(payload, how)], how, stored, exempt=exempt, gone=gone)
+        finally:
+            self._door.leave(me)
         return Job(self, stored[0][0])
 
     def send_many(self, payloads: Iterable[object], **options: Unpack[SendOptions]) -> Jobs:
@@ -282,8 +285,11 @@ class Worker:
         try:
             # Inside the door for each chunk only: payloads may be slow to come.
             for drafts in self._drafting.chunks(payloads, how, self._chunk_jobs()):
-                with self._door.inside(exempt=exempt):
+                me = self._door.enter(exempt=exempt)
+                try:
                     self._send_chunk(drafts, how, ranges, exempt=exempt)
+                finally:
+                    self._door.leave(me)
         except DutifulError as error:
             error.add_note(f"{sum(map(len, ranges))} jobs of this send_many are stored; the rest is not.")
             raise
@@ -325,10 +331,13 @@ class Worker:
         if self._config.buffer is not None:  # it may have to wait for room
             return await self._in_thread(lambda gone: self._send(payload, options, exempt=exempt, gone=gone))
         how = Sending(self._registry, self._config, options)
-        with self._door.inside(object(), exempt=exempt):
+        me = self._door.enter(object(), exempt=exempt)
+        try:
             if not self._is_open:
                 await in_thread(self.opened)
             return Job(self, (await self._edge().store([self._drafting.one(payload, how)]))[0][0])
+        finally:
+            self._door.leave(me)
 
     async def asend_many(
         self, payloads: "Iterable[object] | AsyncIterable[object]", **options: Unpack[SendOptions]

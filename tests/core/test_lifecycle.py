@@ -147,7 +147,7 @@ def test_every_kind_of_result_is_decided_on() -> None:
 
 
 def test_the_table_of_transitions_is_whole() -> None:
-    """Each state has its row; only a person brings a finished job back; running is entered by a claim alone."""
+    """Each state has its row; only a person brings a finished job back; only a claim leads to running."""
     assert set(TRANSITIONS) == set(State)
     assert all(TRANSITIONS[state] == {State.PENDING} for state in FINISHED)
     assert [state for state, following in TRANSITIONS.items() if State.RUNNING in following] == [

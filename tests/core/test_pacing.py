@@ -53,13 +53,14 @@ def test_what_is_held_is_bounded(slots, busy, ready, pace_per_s, payload_bytes) 
     assert (taken - slots) * payload_bytes <= AHEAD_BYTES_MAX
 
 
-def test_the_pace_is_what_was_seen_last() -> None:
+def test_the_pace_rises_half_way_and_falls_at_once() -> None:
+    """To hold too much is worse than to hold too little."""
     pace = Pace()
 
-    assert pace.look(100, 0.1, is_idle=False) == 1000
-    assert pace.look(300, 0.2, is_idle=False) == 2000
-    assert pace.look(350, 0.3, is_idle=False) == pytest.approx(500)
-    assert pace.look(350, 0.4, is_idle=False) == 0
+    assert pace.look(100, 0.1, is_idle=False) == 500
+    assert pace.look(200, 0.2, is_idle=False) == 750
+    assert pace.look(250, 0.3, is_idle=False) == pytest.approx(500)
+    assert pace.look(250, 0.4, is_idle=False) == 0
 
 
 def test_the_pace_is_not_measured_over_a_moment() -> None:
@@ -67,7 +68,7 @@ def test_the_pace_is_not_measured_over_a_moment() -> None:
     pace = Pace()
     pace.look(100, 0.1, is_idle=False)
 
-    assert pace.look(5000, 0.1 + PACE_WINDOW_S / 2, is_idle=False) == 1000
+    assert pace.look(5000, 0.1 + PACE_WINDOW_S / 2, is_idle=False) == 500
     assert pace.look(110, 0.2, is_idle=False) == pytest.approx(100)
 
 
@@ -76,9 +77,9 @@ def test_handlers_without_work_do_not_slow_the_pace_down() -> None:
     pace = Pace()
     pace.look(100, 0.1, is_idle=False)
 
-    assert pace.look(110, 0.2, is_idle=True) == 1000
-    assert pace.look(500, 0.3, is_idle=True) == pytest.approx(3900)
-    assert pace.look(510, 0.3 + PACE_KEPT_S + 1, is_idle=True) < 100
+    assert pace.look(110, 0.2, is_idle=True) == 500
+    assert pace.look(210, 0.3, is_idle=True) == pytest.approx(750)
+    assert pace.look(220, 0.3 + PACE_KEPT_S + 1, is_idle=True) < 10
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.floats(0, 1)), max_size=20))

@@ -274,7 +274,8 @@ def test_a_running_job_that_goes_back_is_due_at_once_though_the_clock_went_back(
 def test_an_unparked_job_is_due_at_once_though_the_clock_went_back(store: SqliteStore, hands: Hands) -> None:
     owner = store.join("w", ["q"], 1)
     _put(store)
-    _step(store, take=Take(owner, ("q",), 1, known=()))
+    store.leave(owner)
+    assert store.park({"t"}, ["q"], after_s=0, park_s=60) == {"t": 1}
     hands.set_by(-3 * HOUR_MS)
     store.beat(owner)
 
@@ -289,7 +290,8 @@ def test_an_unparked_job_is_due_at_once_though_the_clock_went_back(store: Sqlite
 def test_a_parked_job_with_run_at_is_looked_at_again_in_time(store: SqliteStore, hands: Hands) -> None:
     owner = store.join("w", ["q"], 1)
     _put(store, run_at=1)
-    _step(store, take=Take(owner, ("q",), 1, known=(), park_s=60))
+    store.leave(owner)
+    assert store.park({"t"}, ["q"], after_s=0, park_s=60) == {"t": 1}
     hands.set_by(-3 * HOUR_MS)
 
     assert _due_s(store) == 60

@@ -256,6 +256,7 @@ def test_exempt_senders_come_first_and_pass_the_bound(store) -> None:
 
     assert [len(ids) for ids in committer.submit([_draft("2", "3")], exempt=True)] == [2]
     assert [len(ids) for ids in committer.submit([_draft("4")])] == [0]
+    committer.close()
 
 
 # --- trouble --------------------------------------------------------------------------------
@@ -462,7 +463,8 @@ for thread in threads:
 stuck = sum(thread.is_alive() for thread in threads)
 from dutiful.store.contract import Query
 stored = [job.payload for job in store.find(Query(limit=10**6))]
-print(json.dumps(dict(acknowledged=acknowledged, errors=errors, interrupted=interrupted, sent=turn, stuck=stuck, stored=stored)))
+found = dict(acknowledged=acknowledged, errors=errors, interrupted=interrupted, stuck=stuck, stored=stored)
+print(json.dumps(found))
 sys.stdout.flush()
 if not stuck:
     committer.close()
@@ -483,7 +485,7 @@ def _storm(path, followers: int) -> dict:
 
 
 @pytest.mark.xfail(
-    reason="_wake.set() is torn by a signal in Condition.__enter__, and its lock never given back",
+    reason="_is_running, interrupted after start(), makes a second thread",
     strict=False,
 )
 @pytest.mark.parametrize("followers", [0, 3])

@@ -53,7 +53,7 @@ def _mode(path: Path) -> int:
 
 @pytest.mark.parametrize("umask", ["000", "022", "077"])
 def test_files_are_for_this_user_alone_whatever_the_umask(tmp_path: Path, umask: str) -> None:
-    """The database, its log, shared memory and lock files 0600; the folder 0700. (What guards a bell is its folder.)"""
+    """Database, log, shared memory and lock files 0600; the folder, which guards the bells too, 0700."""
     output = subprocess.run(
         [sys.executable, "-c", MODES, str(tmp_path / "jobs.db"), umask],
         capture_output=True,

@@ -18,7 +18,7 @@ import pytest
 from dutiful.errors import StoreBusy
 from dutiful.job import Ack, State
 from dutiful.store.contract import Draft, Outcome, Work
-from dutiful.store.liveness import SLOTS_MAX, Doorbell, Folder, Life, Ringer, WriteLock, running_of_dead
+from dutiful.store.liveness import SLOTS_MAX, Doorbell, FileLock, Folder, Life, Ringer, running_of_dead
 from tests.store import inside
 
 # A process with a worker: joins, takes what is due, marks the first of it as running, and stays.
@@ -39,11 +39,12 @@ time.sleep(60)
 HOLDER = """
 import sys, time
 from pathlib import Path
-from dutiful.store.liveness import WriteLock
-lock = WriteLock(Path(sys.argv[1]), "there"); lock.open()
-with lock.held(5):
-    print("ready", flush=True)
-    time.sleep(float(sys.argv[2]))
+from dutiful.store.liveness import FileLock
+lock = FileLock(Path(sys.argv[1]), "there", 5.0)
+lock.acquire()
+print("ready", flush=True)
+time.sleep(float(sys.argv[2]))
+lock.release()
 """
 
 
@@ -239,62 +240,50 @@ def test_orphans_are_cleaned_up_and_only_they(store) -> None:
 # --- the write lock -------------------------------------------------------------------------
 
 
-def test_the_write_lock_is_waited_for_and_wakes_at_once(folder: Folder) -> None:
-    lock = WriteLock(folder.path / "write.lock", "here")
-    lock.open()
-    with _process(HOLDER, folder.path / "write.lock", 0.3):
-        with lock.held(10):
-            pass
-    lock.close()
+@contextmanager
+def _lock(folder: Folder, wait_s: float):
+    lock = FileLock(folder.path / "write.lock", "here", wait_s)
+    try:
+        yield lock
+    finally:
+        lock.release()
+        lock.close()
+
+
+def test_the_write_lock_is_waited_for(folder: Folder) -> None:
+    with _process(HOLDER, folder.path / "write.lock", 0.3), _lock(folder, 10) as lock:
+        lock.acquire()
 
 
 def test_the_write_lock_is_not_waited_for_without_a_bound(folder: Folder) -> None:
-    """Then StoreBusy says who and how long; and giving up leaves the lock to others."""
-    path = folder.path / "write.lock"
-    lock = WriteLock(path, "here")
-    lock.open()
-    with _process(HOLDER, path, 60) as process:
+    """Then StoreBusy says where and how long; and giving up leaves the lock to others."""
+    with _process(HOLDER, folder.path / "write.lock", 60) as process, _lock(folder, 0.05) as lock:
         with pytest.raises(StoreBusy, match="here"):
-            with lock.held(0.05):
-                pass
+            lock.acquire()
+        lock.release()
         _kill(process)
-    with lock.held(5):
-        assert lock.is_mine
-    assert not lock.is_mine
-    lock.close()
+
+        with _lock(folder, 5) as other:
+            other.acquire()
 
 
 def test_the_write_lock_falls_with_its_process(folder: Folder) -> None:
-    lock = WriteLock(folder.path / "write.lock", "here")
-    lock.open()
-    with _process(HOLDER, folder.path / "write.lock", 60) as process:
+    with _process(HOLDER, folder.path / "write.lock", 60) as process, _lock(folder, 10) as lock:
         threading.Timer(0.1, _kill, [process]).start()
-        with lock.held(10):
-            pass
-    lock.close()
+        lock.acquire()
 
 
-def test_threads_take_turns(folder: Folder) -> None:
-    lock = WriteLock(folder.path / "write.lock", "here")
-    lock.open()
-    with lock.held(1):
-        assert not lock.try_threads()
-        errors: list[Exception] = []
-
-        def wait() -> None:
-            try:
-                with lock.held(0.02):
-                    pass
-            except StoreBusy as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=wait)
-        thread.start()
-        thread.join()
-    assert len(errors) == 1
-    assert lock.try_threads()
-    lock.release_threads()
-    lock.close()
+def test_the_write_lock_can_be_released_any_number_of_times(folder: Folder) -> None:
+    """So `release` can stand in a `finally` around `acquire` itself."""
+    with _lock(folder, 0.02) as lock, _lock(folder, 0.02) as other:
+        lock.release()
+        lock.acquire()
+        with pytest.raises(StoreBusy):
+            other.acquire()
+        lock.release()
+        lock.release()
+        other.release()
+        other.acquire()
 
 
 def test_two_processes_never_write_at_once(folder: Folder, tmp_path: Path) -> None:
@@ -302,12 +291,15 @@ def test_two_processes_never_write_at_once(folder: Folder, tmp_path: Path) -> No
     program = """
 import sys
 from pathlib import Path
-from dutiful.store.liveness import WriteLock
-lock = WriteLock(Path(sys.argv[1]), "x"); lock.open()
+from dutiful.store.liveness import FileLock
+lock = FileLock(Path(sys.argv[1]), "x", 20.0)
 print("ready", flush=True)
 for _ in range(300):
-    with lock.held(20):
+    try:
+        lock.acquire()
         counter = Path(sys.argv[2]); counter.write_text(str(int(counter.read_text()) + 1))
+    finally:
+        lock.release()
 """
     counter = tmp_path / "counter"
     counter.write_text("0")
@@ -335,7 +327,7 @@ def test_bells_ring_whatever_the_length_of_the_path(tmp_path: Path, depth: int) 
     assert depth == 0 or len(str(folder.path)) > 108
     here, there = Doorbell(folder, "here"), Doorbell(folder, "there")
     ringer = Ringer(folder)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
 
     ringer.ring({"here.sock"})
 
@@ -344,7 +336,7 @@ def test_bells_ring_whatever_the_length_of_the_path(tmp_path: Path, depth: int) 
     assert not _rings(there)
     ringer.ring(())
     assert (_rings(here), _rings(there)) == (True, True)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     for closing in (here, there, ringer):
         closing.close()
 

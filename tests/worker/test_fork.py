@@ -44,7 +44,9 @@ def integrity(path):
 
 
 def test_a_child_is_told_whatever_the_parent_was_doing_and_the_parent_goes_on(tmp_path, path):
-    source = FORK + """
+    source = (
+        FORK
+        + """
     worker = Worker(path)
     done = [0]
     @worker.handler("t")
@@ -73,12 +75,15 @@ def test_a_child_is_told_whatever_the_parent_was_doing_and_the_parent_goes_on(tm
     assert done[0] == sum(sent) + 1, (done, sent)
     say("well")
     """
+    )
     assert ran(tmp_path, source, path, env=QUIET).lines == ["well"]
     assert integrity(path) == "ok"
 
 
 def test_the_child_can_make_a_worker_of_its_own_on_the_same_file(tmp_path, path, started):
-    source = FORK + """
+    source = (
+        FORK
+        + """
     worker = Worker(path, handlers={"t": lambda n: n})
     worker.start()
     worker.send(0, task="t").result(10)
@@ -91,13 +96,18 @@ def test_the_child_can_make_a_worker_of_its_own_on_the_same_file(tmp_path, path,
     assert worker.send(6, task="t").result(10) == 6
     worker.stop()
     """
+    )
     ran(tmp_path, source, path, env=QUIET)
     assert integrity(path) == "ok"
 
 
-@pytest.mark.parametrize("use", ["", "worker.send(0, task='t', delay=3600); worker.stop()", "with worker: pass"])
+@pytest.mark.parametrize(
+    "use", ["pass", "worker.send(0, task='t', delay=3600); worker.stop()", "with worker: pass"]
+)
 def test_a_worker_that_is_not_in_use_at_the_fork_is_usable_in_the_child(tmp_path, path, use):
-    source = FORK + f"""
+    source = (
+        FORK
+        + f"""
     worker = Worker(path, handlers={{"t": lambda n: 2 * n}})
     {use}
 
@@ -108,17 +118,21 @@ def test_a_worker_that_is_not_in_use_at_the_fork_is_usable_in_the_child(tmp_path
     assert in_child(check) == 0
     check()
     """
+    )
     ran(tmp_path, source, path, env=QUIET)
 
 
-def test_a_client_that_was_made_before_the_fork_is_usable_in_parent_and_children(tmp_path, path, started, seen):
-    source = FORK + """
+def test_a_client_made_before_the_fork_is_usable_in_parent_and_children(tmp_path, path, started, seen):
+    source = (
+        FORK
+        + """
     worker = Worker(path)
     for n in range(5):
         assert in_child(lambda: worker.send(n, task="t")) == 0
     worker.send(5, task="t")
     worker.stop()
     """
+    )
     ran(tmp_path, source, path, env=QUIET)
     started(path, handlers={"t": seen.add}, concurrency=1)
 
@@ -127,7 +141,9 @@ def test_a_client_that_was_made_before_the_fork_is_usable_in_parent_and_children
 
 def test_the_normal_end_of_a_child_does_nothing_to_the_parents_worker(tmp_path, path):
     """At its exit it runs the same exit functions and finalizers."""
-    source = FORK + """
+    source = (
+        FORK
+        + """
     worker = Worker(path, handlers={"t": lambda n: n})
     worker.start()
     worker.send(0, task="t").result(10)
@@ -144,13 +160,16 @@ def test_the_normal_end_of_a_child_does_nothing_to_the_parents_worker(tmp_path, 
     assert worker.send(6, task="t").result(10) == 6
     worker.stop()
     """
+    )
     ran(tmp_path, source, path, env=QUIET)
     assert integrity(path) == "ok"
 
 
 def test_a_child_does_not_keep_its_dead_parents_worker_alive(tmp_path, path, started):
     """The lock of the parent's worker is not the child's to hold."""
-    source = FORK + """
+    source = (
+        FORK
+        + """
     worker = Worker(path)
     @worker.handler("t")
     def handle(n):
@@ -163,6 +182,7 @@ def test_a_child_does_not_keep_its_dead_parents_worker_alive(tmp_path, path, sta
     worker.send(4, task="t")
     signal.pause()
     """
+    )
     with pytest.raises(AssertionError):
         ran(tmp_path, source, path, env=QUIET)
     worker = started(path, handlers={"t": lambda n: 2 * n})

@@ -7,7 +7,7 @@ import pytest
 
 from dutiful import Backoff, ConfigError, Handler, JobFailed, Retry, State
 from tests.worker import handlers
-from tests.worker.tools import WAIT_S, finished, result, until
+from tests.worker.tools import WAIT_S, finished, is_dead, result, until
 
 ONCE = Retry(max_attempts=1)
 AT_ONCE = Retry(backoff=Backoff(first_s=0))
@@ -19,13 +19,6 @@ def in_child(fn, **options):
 
 def pid_in(path: Path) -> int:
     return until(lambda: path.exists() and int(path.read_text()))
-
-
-def is_dead(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_it_runs_in_another_process_and_returns_its_result(started, store):

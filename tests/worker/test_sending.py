@@ -36,7 +36,7 @@ WRONG = [
     {"priority": True},
     {"priority": 2**40},
     {"priority": None},
-    {"transaction": object()},
+    {"transaction": "jobs.db"},
     {"timeout": "soon"},
     {"timout": 5},
 ]

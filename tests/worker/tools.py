@@ -72,6 +72,14 @@ def result(job: Job) -> Any:
     return job.result(timeout=WAIT_S)
 
 
+def is_dead(pid: int) -> bool:
+    """Whether a process has ended; a zombie counts, its own parent may be slow to reap it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 class Seen:
     """What handlers were given, in order; the test waits for it."""
 

@@ -33,8 +33,10 @@ class Pace:
         passed_s = now_s - self.since_s
         if passed_s >= PACE_WINDOW_S:
             seen = (finished - self.finished) / passed_s
-            if is_idle and passed_s < PACE_KEPT_S:
-                seen = max(seen, self.per_s)
+            if seen > self.per_s:
+                seen = (self.per_s + seen) / 2  # a short burst says little; to hold too much is worse
+            elif is_idle and passed_s < PACE_KEPT_S:
+                seen = self.per_s
             self.per_s, self.finished, self.since_s = seen, finished, now_s
         return self.per_s
 

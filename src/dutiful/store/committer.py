@@ -8,9 +8,9 @@ thread switch, and many share one fsync. What handlers came to travels along; wh
 sends, a thread of our own writes it a few milliseconds later.
 
 The main thread never leads: a signal's exception (Ctrl-C) can strike it between any two
-instructions, and would tear a step apart. It leaves its jobs to our thread and waits,
-which can be interrupted safely. For bulk sends that is even faster: the next chunk is
-read while this one is written.
+instructions, and would tear a step apart. When others' work is about, as in the process of
+a started worker, it leaves its jobs to our thread and waits, which can be interrupted
+safely; when it is alone, it stores them itself, and nothing else.
 """
 
 import contextlib
@@ -32,6 +32,9 @@ T = TypeVar("T")
 FLUSH_S = 0.002
 # After trouble with the store: how long until outcomes are written again.
 RETRY_S = 0.25
+# A follower asks for the lead itself after this long, should the last leader have been
+# interrupted before it could pass it on.
+TURN_S = 0.2
 # A step takes this many new jobs at most, so that it stays within some ten milliseconds.
 JOBS_PER_STEP = 8192
 
@@ -138,19 +141,40 @@ class Committer:
         Raises:
             StoreError: They are not stored.
         """
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and self._is_alone():
+            return self._store_alone(drafts, exempt=exempt)
         sending = Sending(drafts, exempt=exempt)
         sending.turn = threading.Lock()
         sending.turn.acquire()
-        if threading.current_thread() is threading.main_thread() and self._is_running():
+        if is_main and self._is_running():
             self._leave_to_thread(sending)
         else:
             self._lead_or_follow(sending)
         return sending.result()
 
+    def _is_alone(self) -> bool:
+        return self.taker is None and not (self._sendings or self.completed or self.acks)
+
+    def _store_alone(self, drafts: Sequence[Draft], *, exempt: bool) -> list[range]:
+        """
+        Store them right here: nothing of anybody else's can be torn apart.
+
+        A signal's exception finds them stored or not, and `with` gives back the locks.
+        """
+        outcome = Outcome()
+        work = Work(drafts=drafts, exempt=len(drafts) if exempt else 0, buffer=self._buffer)
+        with self._lead:
+            self._store.exchange(work, outcome)
+        self._pass_on()
+        if outcome.left_pending:
+            self._store.ring()
+        return outcome.stored
+
     def _leave_to_thread(self, sending: Sending) -> None:
         try:
             self.post(sending)
-            _wait(sending)
+            _wait(sending, -1)
         except BaseException:
             self.withdraw(sending)
             raise
@@ -161,7 +185,7 @@ class Committer:
         # First queued, then tried: if the lead is taken, its holder looks at the queue again
         # after it has let go.
         if not self._lead.acquire(blocking=False):
-            _wait(sending)
+            _wait(sending, TURN_S)
             if sending.is_done:
                 return
             self._lead.acquire()  # it is our turn to lead
@@ -428,9 +452,9 @@ def _done(sending: Sending) -> None:
         sending.when_done(sending)
 
 
-def _wait(sending: Sending) -> None:
+def _wait(sending: Sending, limit_s: float) -> None:
     assert sending.turn is not None, "only a sender that waits has a turn"
-    sending.turn.acquire()
+    sending.turn.acquire(timeout=limit_s)
 
 
 def _drained(queue: deque[T], limit: int | None) -> list[T]:

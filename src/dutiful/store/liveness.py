@@ -32,6 +32,8 @@ from dutiful.job import JobId
 
 # Slots for running handlers in a worker's lock file; more than these are all counted as running.
 SLOTS_MAX = 4096
+# A new worker's doorbell is noticed this soon; until then it looks for itself.
+BELLS_S = 0.05
 
 
 class Folder:
@@ -41,6 +43,7 @@ class Folder:
         self.path = database.with_name(database.name + "-dutiful")
         self._bells: list[str] = []
         self._bells_seen = 0
+        self._bells_until = 0.0
 
     def make(self) -> None:
         """Create the folder, for this user alone; refuse one that somebody else could tamper with."""
@@ -57,7 +60,11 @@ class Folder:
             )
 
     def bells(self) -> list[str]:
-        """Return the names of all doorbells; re-read only when the folder has changed."""
+        """Return the names of all doorbells, as they were lately."""
+        now = time.monotonic()
+        if now < self._bells_until:
+            return self._bells
+        self._bells_until = now + BELLS_S
         changed = self.path.stat().st_mtime_ns
         if changed != self._bells_seen:
             self._bells = [path.name for path in self.path.iterdir() if path.suffix == ".sock"]
@@ -75,73 +82,42 @@ class Folder:
                 (self.path / (token + ending)).unlink()
 
 
-class WriteLock:
-    """One writer at a time, over all our processes and threads; never waits without a bound."""
+class FileLock:
+    """
+    A lock over all our processes; never waits without a bound.
 
-    def __init__(self, path: Path | None, label: str) -> None:
-        self._path, self._label = path, label
-        self._threads = threading.Lock()
-        self._fd: int | None = None
-        self._holder = 0
+    `release` may be called whatever became of `acquire`, and any number of times: so it stands
+    in a `finally` around both, and an exception that a signal throws in cannot come between.
+    """
 
-    @property
-    def is_mine(self) -> bool:
-        """Whether this thread holds it: asking again would wait for itself."""
-        return self._holder == threading.get_ident()
+    def __init__(self, path: Path, label: str, wait_s: float) -> None:
+        self._path, self._label, self._wait_s = path, label, wait_s
+        self._fd = _open_private(path)
+        self._waiting: _Waiting | None = None
 
-    def try_threads(self) -> bool:
-        """Take the part that keeps this process's threads apart, if it is free."""
-        return self._threads.acquire(blocking=False)
-
-    def release_threads(self) -> None:
-        """Give that part back."""
-        self._threads.release()
-
-    def open(self) -> None:
-        """Open the lock file; needs the folder."""
-        if self._fd is None and self._path is not None:
-            self._fd = _open_private(self._path)
-
-    def close(self) -> None:
-        """Close the lock file, which also gives the lock back."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-    @contextlib.contextmanager
-    def held(self, wait_s: float) -> Generator[None]:
+    def acquire(self) -> None:
         """
-        Hold the lock.
+        Take the lock.
 
         Raises:
-            StoreBusy: It was not free within `wait_s` seconds.
+            StoreBusy: It was not free in time.
         """
-        if not self._threads.acquire(timeout=wait_s):
-            raise StoreBusy(self._label, wait_s)
-        try:
-            self._holder = threading.get_ident()
-            yield from self._held_by_us(wait_s)
-        finally:
-            self._holder = 0
-            self._threads.release()
+        if _try_flock(self._fd) or _try_flock_soon(self._fd):
+            return
+        self._waiting = _Waiting(self._path)
+        if not self._waiting.wait(self._wait_s):
+            raise StoreBusy(self._label, self._wait_s)
 
-    def _held_by_us(self, wait_s: float) -> Generator[None]:
-        fd = self._fd
-        if self._path is None or fd is None:
-            yield
-        elif _try_flock_soon(fd):
-            try:
-                yield
-            finally:
-                fcntl.flock(fd, fcntl.LOCK_UN)
-        else:
-            taken = _Waiting(self._path).descriptor(wait_s)
-            if taken is None:
-                raise StoreBusy(self._label, wait_s)
-            try:
-                yield
-            finally:
-                os.close(taken)
+    def release(self) -> None:
+        """Give the lock back, if it was got."""
+        if self._waiting is not None:
+            self._waiting.give_up()
+            self._waiting = None
+        _flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the file, which also gives the lock back."""
+        os.close(self._fd)
 
 
 class Life:
@@ -304,25 +280,28 @@ class _Waiting:
         self._fd = _open_private(path)  # its own, so that giving up cannot take a lock from us
         self._deciding = threading.Lock()
         self._came = threading.Event()
-        self._wanted = True
+        self._is_wanted = True
         threading.Thread(target=self._wait, name="dutiful-lock-wait", daemon=True).start()
 
     def _wait(self) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         with self._deciding:
-            if self._wanted:
+            if self._is_wanted:
                 self._came.set()
             else:
                 os.close(self._fd)
 
-    def descriptor(self, wait_s: float) -> int | None:
-        """Return the descriptor that holds the lock, or None when the time is up first."""
-        try:
-            self._came.wait(wait_s)
-        finally:
-            with self._deciding:
-                self._wanted = self._came.is_set()
-        return self._fd if self._wanted else None
+    def wait(self, wait_s: float) -> bool:
+        """Wait for the lock; return whether we have it."""
+        return self._came.wait(wait_s)
+
+    def give_up(self) -> None:
+        """Give the lock back, now or as soon as it comes."""
+        with self._deciding:
+            if self._is_wanted:
+                self._is_wanted = False
+                if self._came.is_set():
+                    os.close(self._fd)
 
 
 def _try_flock_soon(fd: int) -> bool:

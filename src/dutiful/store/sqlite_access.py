@@ -18,7 +18,7 @@ from dutiful.errors import ConfigError, StoreBusy, StoreError, StoreUnavailable
 from dutiful.store import clock, sqlite_step, sqlite_upkeep
 from dutiful.store.contract import Outcome
 from dutiful.store.fork import ForkGuard
-from dutiful.store.liveness import Folder, WriteLock
+from dutiful.store.liveness import FileLock, Folder
 from dutiful.store.sqlite_file import FileIdentity, connect, migrate, prepare, translated
 
 MEMORY = ":memory:"
@@ -53,7 +53,11 @@ class Access:
         self.is_open = False
         self.resets = 0  # how often a write failed: what was counted before may not hold
         self._durability: Literal["full", "normal"] = durability
-        self._lock = WriteLock(None if self.folder is None else self.folder.path / "write.lock", self.label)
+        # Each use of the writing connection is short, so its threads wait without a time limit;
+        # other processes, and handlers in their own transactions, may be slow: those with one.
+        self._threads = threading.Lock()
+        self._file_lock: FileLock | None = None
+        self._transacting: set[int] = set()  # threads inside own_transaction
         self._opening = threading.Lock()
         self._reading = threading.RLock()
         self._let_go = let_go
@@ -75,15 +79,24 @@ class Access:
             if self.folder is not None:
                 prepare(self.path)
                 self.folder.make()
-            self._lock.open()
+                self._file_lock = self._new_file_lock()
             try:
-                with self._lock.held(self.busy_s):
+                with self._locked_file():
                     self._connect()
             except BaseException:
-                self._lock.close()
+                self._close_lock()
                 raise
             self.is_open = True
             return True
+
+    def _new_file_lock(self) -> FileLock:
+        assert self.folder is not None, "memory needs none"
+        return FileLock(self.folder.path / "write.lock", self.label, self.busy_s)
+
+    def _close_lock(self) -> None:
+        if self._file_lock is not None:
+            self._file_lock.close()
+            self._file_lock = None
 
     def _connect(self) -> None:
         try:
@@ -118,18 +131,18 @@ class Access:
         with self._opening:
             if not self.is_open:
                 return
-            with self._reading, contextlib.suppress(StoreBusy), self._lock.held(self.busy_s):
+            with self._reading, contextlib.suppress(StoreBusy), self._locked_file():
                 # The last connection to close checkpoints and removes the log: under our lock.
                 self.reader.close()
                 self.db.close()
                 self.is_open = False
-            self._lock.close()
+            self._close_lock()
 
     def _after_fork(self) -> None:
         if self.is_open:
             self._let_go()
             self._fork.immortalize(self.db, self.reader)
-            self._lock.close()
+            self._close_lock()
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -150,40 +163,65 @@ class Access:
                 raise
             self._committed(outcome)
 
-    @contextlib.contextmanager
-    def writing_at_once(self, outcome: Outcome) -> Generator[int]:
-        """Hold the write lock for one statement that commits by itself; give the time."""
-        with self._locked():
-            db = self.db
-            if not self._is_clock_set or self._steps.step_ms():
-                db.execute("BEGIN IMMEDIATE")
-                self._set_clock()
-                db.execute("COMMIT")
-            before = db.total_changes
+    def write_at_once(self, outcome: Outcome, statement: Callable[[int], None]) -> None:
+        """Run, under the write lock, one statement that commits by itself; it is told the time."""
+        self._check_usable()
+        with self._threads:
+            lock = self._file_lock
             try:
-                yield clock.wall_ms()
-            except sqlite3.Error as error:
-                self._roll_back(error, outcome, committing=False)
-                raise
-            except BaseException as error:
-                # A late ack; or a signal's exception, before or after the statement.
-                outcome.committed = not isinstance(error, sqlite_step.LateAck) and db.total_changes != before
-                raise
-            self._committed(outcome)
+                if lock is not None:
+                    lock.acquire()
+                self._write_at_once(outcome, statement)
+            finally:
+                if lock is not None:
+                    lock.release()
+
+    def _write_at_once(self, outcome: Outcome, statement: Callable[[int], None]) -> None:
+        self._prepare()
+        db = self.db
+        if not self._is_clock_set or self._steps.step_ms():
+            db.execute("BEGIN IMMEDIATE")
+            self._set_clock()
+            db.execute("COMMIT")
+        try:
+            statement(clock.wall_ms())
+        except sqlite3.Error as error:
+            self._roll_back(error, outcome, committing=False)
+            raise
+        self._committed(outcome)
 
     @contextlib.contextmanager
     def _locked(self) -> Generator[None]:
+        self._check_usable()
+        with self._locked_file():
+            self._prepare()
+            yield
+
+    @contextlib.contextmanager
+    def _locked_file(self) -> Generator[None]:
+        """Keep out our other threads and processes."""
+        with self._threads:
+            lock = self._file_lock
+            try:
+                if lock is not None:
+                    lock.acquire()
+                yield
+            finally:
+                if lock is not None:
+                    lock.release()
+
+    def _check_usable(self) -> None:
         self._fork.check()
-        if self._lock.is_mine:
+        if threading.get_ident() in self._transacting:
             raise ConfigError(
                 "this thread is inside ctx.transaction(), which holds the write lock; nothing was changed. "
                 "Send with transaction=…, or after the block."
             )
-        with self._lock.held(self.busy_s):
-            self._check_open()
-            if self.db.in_transaction:  # an interruption left it
-                self.db.execute("ROLLBACK")
-            yield
+
+    def _prepare(self) -> None:
+        self._check_open()
+        if self.db.in_transaction:  # an interruption left it
+            self.db.execute("ROLLBACK")
 
     def _check_open(self) -> None:
         if not self.is_open:
@@ -237,18 +275,45 @@ class Access:
     @contextlib.contextmanager
     def own_transaction(self) -> Generator[sqlite3.Connection]:
         """Hold the write lock, and give a connection in a transaction, for a user to write on."""
-        with self._locked():
-            db = self.db if self.in_memory else self.connection()
+        self._check_usable()
+        me = threading.get_ident()
+        self._transacting.add(me)
+        try:
+            with self._memory_transaction() if self.in_memory else self._file_transaction() as db:
+                yield db
+        finally:
+            self._transacting.discard(me)
+            self.resets += 1
+
+    @contextlib.contextmanager
+    def _memory_transaction(self) -> Generator[sqlite3.Connection]:
+        with self._threads:
+            self._prepare()
             try:
+                self.db.execute("BEGIN IMMEDIATE")
+                yield self.db
+            finally:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _file_transaction(self) -> Generator[sqlite3.Connection]:
+        """On a connection and a lock of its own, like another process: our threads do not wait in line."""
+        self._check_open()
+        lock = self._new_file_lock()
+        try:
+            lock.acquire()
+            with contextlib.closing(self.connection()) as db:
                 with self.translating():
                     db.execute("BEGIN IMMEDIATE")
-                yield db
-            finally:
-                self.resets += 1
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                if not self.in_memory:
-                    db.close()
+                try:
+                    yield db
+                finally:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+        finally:
+            lock.release()
+            lock.close()
 
     @contextlib.contextmanager
     def translating(self) -> Generator[None]:
@@ -266,7 +331,8 @@ class Access:
         self._fork.check()
         held: contextlib.AbstractContextManager[Any] = self._reading
         if self.in_memory:
-            held = contextlib.nullcontext() if self._lock.is_mine else self._lock.held(self.busy_s)
+            is_mine = threading.get_ident() in self._transacting
+            held = contextlib.nullcontext() if is_mine else self._threads
         with held:
             self._check_open()
             before, self._looker = self._looker, threading.get_ident()
@@ -278,7 +344,8 @@ class Access:
 
     def is_used_here(self) -> bool:
         """Whether this very thread is reading or writing."""
-        return self._lock.is_mine or self._looker == threading.get_ident()
+        me = threading.get_ident()
+        return self._looker == me or me in self._transacting
 
     def version(self) -> int:
         """Return a number that changes when another connection has committed; 3 µs, no disk."""
@@ -286,14 +353,14 @@ class Access:
 
     def changed(self) -> bool:
         """Whether another connection has committed since the last call; False while we commit."""
-        if self.in_memory or not self._lock.try_threads():
+        if self.in_memory or not self._threads.acquire(blocking=False):
             return False
         try:
             version = self.version() if self.is_open else self._seen
         except sqlite3.Error:  # whoever uses the store next is told
             return False
         finally:
-            self._lock.release_threads()
+            self._threads.release()
         changed = version != self._seen
         self._seen = version
         return changed

@@ -116,24 +116,32 @@ class Exchange:
         handed = 0
         if draft is not None and wish is not None and _may_hand(draft, wish):
             handed = min(wish.limit, count)
-        with self._access.writing_at_once(outcome) as now:
+
+        def statement(now: int) -> None:
             _before_commit(work)
             first = self._ids.take(count)
-            sqlite_step.fused(
-                self._access.db,
-                work.completed,
-                draft,
-                keep=work.keep_completed,
-                now=now,
-                first=first,
-                handed=handed,
-                owner=None if wish is None else wish.owner,
-            )
+            owner = wish.owner if wish is not None and handed else None
+            if count == 1 and not work.completed and draft is not None:
+                sqlite_step.insert(self._access.db, first, draft, now, owner)
+            else:
+                sqlite_step.fused(
+                    self._access.db,
+                    work.completed,
+                    draft,
+                    keep=work.keep_completed,
+                    now=now,
+                    first=first,
+                    handed=handed,
+                    owner=owner,
+                )
             if draft is not None:
                 outcome.claims = sqlite_step.claims_of(first, _part(draft, 0, handed), now) if handed else []
                 outcome.left_pending = draft.due_at_once and handed < count
                 outcome.stored = _ranges(work.drafts, first)
-        _note_delays(work, outcome)
+
+        self._access.write_at_once(outcome, statement)
+        if draft is None or not draft.due_at_once:
+            _note_delays(work, outcome)
         _after_commit(work, outcome)
 
     # --- by several, in a transaction ---------------------------------------------------------------

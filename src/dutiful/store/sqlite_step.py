@@ -353,7 +353,8 @@ def prepare_fused(db: sqlite3.Connection) -> None:
         db.execute(f"CREATE TEMP VIEW dutiful_fused_{name} AS SELECT {columns} WHERE 0")
         db.execute(
             f"CREATE TEMP TRIGGER dutiful_fuse_{name} INSTEAD OF INSERT ON dutiful_fused_{name} BEGIN"
-            f" {_FUSED_ENDS[keep]} WHERE {_FUSED_IDS[is_run]} AND attempt = new.attempt AND state = 'running';"
+            f" {_FUSED_ENDS[keep]} WHERE {_FUSED_IDS[is_run]}"
+            " AND attempt = new.attempt AND state = 'running';"
             f" SELECT RAISE(ROLLBACK, 'late') WHERE changes() <> new.completed;"
             f" {_FUSED_INSERT} END"
         )

@@ -120,8 +120,8 @@ class ClaimContract(Hooks):
 
         assert len(claims) == 1
 
-    def test_the_limit_on_suspects_holds_when_jobs_are_parked(self, store: Store) -> None:
-        """Parking makes room to look further; that is no second helping."""
+    def test_the_limit_on_suspects_holds_when_unknown_jobs_are_met(self, store: Store) -> None:
+        """To look further is no second helping."""
         owner = store.join("w", [QUEUE], 1)
         suspects(store, owner, 3)
         put(store, draft("1", "2", "3", task="strange"))
@@ -137,70 +137,106 @@ class ClaimContract(Hooks):
 
         assert len(take(store, owner, 2, suspects=2)) == 2
 
-    # --- parking -----------------------------------------------------------------------------
+    # --- unknown tasks -----------------------------------------------------------------------
 
-    def test_jobs_of_unknown_tasks_are_parked(self, store: Store) -> None:
-        """They stay pending, later; their attempt is not counted; the step says how many of what."""
+    def test_jobs_of_unknown_tasks_are_left_for_others(self, store: Store) -> None:
+        """Pending, where they are, their attempt not counted; the step says which tasks it met."""
         owner = store.join("w", [QUEUE], 1)
         strange = put(store, draft("1", "2", task="strange"), draft(task="odd"))
         (known,) = put(store)
+        before = store.get(strange)
 
-        outcome = step(store, take=wish(owner, known={TASK}, park_s=HOUR_S))
+        outcome = step(store, take=wish(owner, known={TASK}))
 
         assert ids_of(outcome.claims) == [known]
-        assert outcome.parked == {"strange": 2, "odd": 1}
+        assert outcome.unknown == {"strange", "odd"}
+        assert store.get(strange) == before
+        assert ids_of(take(store, owner)) == strange
+
+    def test_unknown_jobs_do_not_lie_in_the_way(self, store: Store) -> None:
+        """However many there are before the known ones, and whether they are skipped or met."""
+        owner = store.join("w", [QUEUE], 1)
+        put(store, draft(*map(str, range(300)), task="strange", priority=1))
+        known = put(store, draft("1", "2", "3"))
+
+        assert ids_of(take(store, owner, 2, known={TASK})) == known[:2]
+        assert ids_of(take(store, owner, 2, known={TASK}, skip={"strange"})) == known[2:]
+
+    def test_drained_is_about_what_is_known(self, store: Store) -> None:
+        owner = store.join("w", [QUEUE], 1)
+        put(store, draft("1", "2", task="strange"))
+        put(store)
+
+        assert step(store, take=wish(owner, 5, known={TASK})).drained
+
+    def test_tasks_in_skip_are_passed_over_without_a_look(self, store: Store) -> None:
+        """They are not even met; and they do not count as due."""
+        owner = store.join("w", [QUEUE], 1)
+        put(store, draft(task="strange"))
+
+        outcome = step(store, take=wish(owner, known={TASK}, skip={"strange"}))
+
+        assert (outcome.claims, outcome.unknown, outcome.drained) == ([], set(), True)
+        assert store.next_due_s([QUEUE]) == 0.0
+        assert store.next_due_s([QUEUE], {"strange"}) is None
+
+    # --- parking -----------------------------------------------------------------------------
+
+    def park(self, store: Store, *tasks: str, after_s: float = 0.0) -> dict[str, int]:
+        """Park jobs of these tasks for an hour."""
+        return store.park(set(tasks), [QUEUE], after_s=after_s, park_s=HOUR_S)
+
+    def test_parked_jobs_are_out_of_the_way(self, store: Store) -> None:
+        """Due again much later, pending, no attempt counted; told how many of what."""
+        strange = put(store, draft("1", "2", task="strange"), draft(task="odd"))
+        (known,) = put(store)
+
+        assert self.park(store, "strange", "odd") == {"strange": 2, "odd": 1}
+
         assert [(job.state, job.attempt) for job in store.get(strange)] == [(State.PENDING, 0)] * 3
-        assert take(store, owner) == []
+        assert ids_of(take(store, store.join("w", [QUEUE], 1))) == [known]
         due_s = store.next_due_s([QUEUE])
         assert due_s is not None
         assert HOUR_S - 60 < due_s <= HOUR_S
 
-    def test_parked_jobs_do_not_use_up_the_limit(self, store: Store) -> None:
-        owner = store.join("w", [QUEUE], 1)
-        put(store, draft(*map(str, range(30)), task="strange", priority=1))
-        known = put(store, draft("1", "2", "3"))
+    def test_jobs_that_have_just_become_due_are_not_parked(self, store: Store) -> None:
+        put(store, draft(task="strange"))
 
-        assert ids_of(take(store, owner, 2, known={TASK})) == known[:2]
+        assert self.park(store, "strange", after_s=HOUR_S) == {}
 
-    def test_a_parked_job_is_looked_at_again(self, store: Store) -> None:
-        owner = store.join("w", [QUEUE], 1)
-        (job_id,) = put(store, draft(task="strange"))
-        step(store, take=wish(owner, known=(), park_s=0.02))
+    def test_jobs_that_some_worker_lists_are_not_parked(self, store: Store) -> None:
+        """Of one that serves these queues, that is; one that takes any task lists them all."""
+        put(store, draft(task="strange"))
+        elsewhere = store.join("e", [OTHER], 1, ["strange"])
+        able = store.join("a", [QUEUE], 1, ["strange"])
+        assert self.park(store, "strange") == {}
 
-        self.wait_until_due(store)
-
-        assert step(store, take=wish(owner, known=(), park_s=HOUR_S)).parked == {"strange": 1}
+        store.beat(able, ["something"])
+        assert self.park(store, "strange") == {"strange": 1}
         assert store.unpark(None) == 1
-        assert ids_of(take(store, owner)) == [job_id]
+        store.leave(elsewhere)
+        store.leave(able)
+        store.join("any", [QUEUE], 1)
+        assert self.park(store, "strange") == {}
 
     def test_unpark_puts_jobs_back_at_their_old_place(self, store: Store) -> None:
         """Of known tasks only; jobs that came meanwhile are behind them."""
-        owner = store.join("w", [QUEUE], 1)
         first, second, odd = put(store, draft("1", "2", task="strange"), draft(task="odd"))
         places = [job.due_at for job in store.get([first, second])]
-        step(store, take=wish(owner, known={TASK}, park_s=HOUR_S))
+        self.park(store, "strange", "odd")
         (later,) = put(store)
 
         assert store.unpark({"strange", TASK}) == 2
 
         assert [job.due_at for job in store.get([first, second])] == places
-        assert ids_of(take(store, owner)) == [first, second, later]
+        assert ids_of(take(store, store.join("w", [QUEUE], 1))) == [first, second, later]
         assert state_of(store, odd) is State.PENDING
 
     def test_unpark_again_does_nothing(self, store: Store) -> None:
-        owner = store.join("w", [QUEUE], 1)
-        put(store, draft("1", "2", task="strange"))
-        step(store, take=wish(owner, known=()))
+        put(store, draft("1", task="strange"), draft(task="odd"))
+        self.park(store, "strange", "odd")
 
         assert [store.unpark(None), store.unpark(None), store.unpark({TASK})] == [2, 0, 0]
-
-    def test_unpark_knows_every_task_when_asked_with_none(self, store: Store) -> None:
-        owner = store.join("w", [QUEUE], 1)
-        ids = put(store, draft(task="strange"), draft(task="odd"))
-        step(store, take=wish(owner, known=()))
-
-        assert store.unpark(None) == 2
-        assert ids_of(take(store, owner, known=None)) == ids
 
     # --- the hand-off ------------------------------------------------------------------------
 

@@ -313,7 +313,7 @@ class DraftContract(Hooks):
         assert min(put(store)) not in {*ids, *more}
 
     def test_jobs_inserted_in_a_users_transaction_vanish_with_it(self, store: Store) -> None:
-        with pytest.raises(RuntimeError, match="no"), self.users_transaction(store) as connection:
+        with pytest.raises(RuntimeError, match="no"), self.users_transaction(store) as connection:  # noqa: PT012  # order matters and is seen
             store.insert_in(connection, [draft("1", "2")])
             raise RuntimeError("no")
 

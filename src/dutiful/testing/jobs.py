@@ -10,7 +10,6 @@ from dutiful.testing.tools import (
     HOUR_S,
     OTHER,
     QUEUE,
-    TASK,
     Hooks,
     ack,
     draft,
@@ -212,14 +211,13 @@ class JobContract(Hooks):
 
     def test_a_parked_job_can_be_cancelled_and_retried(self, store: Store) -> None:
         """And is then parked no more: `unpark` leaves it where it is."""
-        owner = store.join("w", [QUEUE], 1)
         (job_id,) = put(store, draft(task="strange"))
-        take(store, owner, known={TASK})
+        assert store.park({"strange"}, [OTHER, QUEUE], after_s=0, park_s=HOUR_S) == {"strange": 1}
         store.edit([job_id], "cancel")
 
         assert store.unpark(None) == 0
         store.edit([job_id], "retry")
-        assert ids_of(take(store, owner)) == [job_id]
+        assert ids_of(take(store, store.join("w", [QUEUE], 1))) == [job_id]
 
     # --- pruning ---------------------------------------------------------------------------------
 

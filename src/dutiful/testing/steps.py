@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ class StepContract(Hooks):
     def test_an_empty_step_commits_and_does_nothing(self, store: Store) -> None:
         outcome = step(store)
 
-        assert (outcome.claims, outcome.stored, outcome.late, outcome.parked) == ([], [], [], {})
+        assert (outcome.claims, outcome.stored, outcome.late, outcome.unknown) == ([], [], [], set())
         assert store.unfinished() == 0
 
     def test_acks_come_before_the_take(self, store: Store) -> None:
@@ -173,14 +174,18 @@ class StepContract(Hooks):
     # --- late acks -----------------------------------------------------------------------
 
     def test_a_late_ack_changes_nothing(self, store: Store) -> None:
-        """An attempt that lost its job cannot undo the one that replaced it; it is reported, of either kind."""
+        """An attempt that lost its job cannot undo its successor; it is reported, of either kind."""
         owner = store.join("w", [QUEUE], 1)
         (job_id,) = put(store)
         (slow,) = take(store, owner)
         step(store, acks=[ack(slow, State.PENDING)])
         (fast,) = take(store, owner)
 
-        for work in ({"acks": [ack(slow, State.DEAD, error=BOOM)]}, {"completed": [(job_id, slow.attempt)]}):
+        works: list[dict[str, Any]] = [
+            {"acks": [ack(slow, State.DEAD, error=BOOM)]},
+            {"completed": [(job_id, slow.attempt)]},
+        ]
+        for work in works:
             assert step(store, **work).late == [(job_id, 1)]
             assert (state_of(store, job_id), one(store, job_id).errors) == (State.RUNNING, ())
         assert step(store, completed=[(job_id, fast.attempt)]).late == []
@@ -235,11 +240,13 @@ class StepContract(Hooks):
         (job_id,) = put(store)
         (claim,) = take(store, owner)
         acks, pair = [ack(claim)], [(claim.id, claim.attempt)]
-        work = {"acks": {"acks": acks * 2}, "completed": {"completed": pair * 2}}.get(
-            kind, {"acks": acks, "completed": pair}
-        )
+        works: dict[str, dict[str, Any]] = {
+            "acks": {"acks": acks * 2},
+            "completed": {"completed": pair * 2},
+            "both": {"acks": acks, "completed": pair},
+        }
 
-        outcome = step(store, **work)
+        outcome = step(store, **works[kind])
 
         assert outcome.late == [(job_id, 1)]
         assert state_of(store, job_id) is State.COMPLETED

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002  # the hooks' defaults need nothing of what they are given
 """What the contract's tests share: hooks for the store under test, and short words for steps."""
 
 import time

@@ -132,7 +132,7 @@ class WorkerContract(Hooks):
 
             assert (info.owner, info.name) == (owner, "w")
             assert sorted((a.id, a.crashes) for a in acks) == [(ran.id, 1), (held.id, 0)]
-            assert other.rescue(self.decide) == store.rescue(self.decide) == other.workers() == []
+            assert (other.rescue(self.decide), store.rescue(self.decide), other.workers()) == ([], [], [])
             assert [(job.state, job.crashes) for job in store.get([ran.id, held.id])] == [
                 (State.PENDING, 1),
                 (State.PENDING, 0),
@@ -147,7 +147,7 @@ class WorkerContract(Hooks):
         (claim,) = take(store, owner)
         self.die(store, owner)
 
-        def fail(claim: Claim, was_running: bool) -> Ack:
+        def fail(_claim: Claim, _was_running: bool) -> Ack:
             raise RuntimeError("undecided")
 
         with pytest.raises(RuntimeError, match="undecided"):
@@ -187,7 +187,7 @@ class WorkerContract(Hooks):
         put(store)
         (claim,) = take(store, owner)
 
-        with pytest.raises(RuntimeError, match="no"), store.transaction(claim) as connection:
+        with pytest.raises(RuntimeError, match="no"), store.transaction(claim) as connection:  # noqa: PT012  # order matters and is seen
             self.write(connection, "here")
             raise RuntimeError("no")
 
