@@ -1,40 +1,95 @@
-"""dutiful: background work that survives a crash. One file, no server."""
+"""
+dutiful: background work that survives a crash. One file, no server.
 
-from dutiful.config import Keep
-from dutiful.context import Context
-from dutiful.core.retry import Backoff, Retry
-from dutiful.errors import (
-    AlreadyStarted,
-    BufferFull,
-    ConfigError,
-    DutifulError,
-    ForkedProcess,
-    JobError,
-    JobFailed,
-    JobNotFound,
-    JobTimeout,
-    LeaseLost,
-    NotDecodable,
-    NotEncodable,
-    PayloadError,
-    SchemaTooNew,
-    StoreBusy,
-    StoreCorrupt,
-    StoreError,
-    StoreFull,
-    StoreReplaced,
-    StoreUnavailable,
-    UnknownTask,
-    WorkerStopped,
-    WrongState,
-)
-from dutiful.handle import Job, Jobs
-from dutiful.handler import Handler
-from dutiful.job import AttemptError, Cancel, Discard, Record, Snooze, State
-from dutiful.sending import SendOptions
-from dutiful.store.contract import Counts, WorkerInfo
-from dutiful.task import Task
-from dutiful.worker import Worker
+The public names, each loaded when it is first used: `import dutiful` takes a few
+milliseconds, and a program pays for what it needs.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dutiful.config import Keep
+    from dutiful.context import Context
+    from dutiful.core.retry import Backoff, Retry
+    from dutiful.errors import (
+        AlreadyStarted,
+        BufferFull,
+        ConfigError,
+        DutifulError,
+        ForkedProcess,
+        JobError,
+        JobFailed,
+        JobNotFound,
+        JobTimeout,
+        LeaseLost,
+        NotDecodable,
+        NotEncodable,
+        PayloadError,
+        SchemaTooNew,
+        StoreBusy,
+        StoreCorrupt,
+        StoreError,
+        StoreFull,
+        StoreReplaced,
+        StoreUnavailable,
+        UnknownTask,
+        WorkerStopped,
+        WrongState,
+    )
+    from dutiful.handle import Job, Jobs
+    from dutiful.handler import Handler
+    from dutiful.job import AttemptError, Cancel, Discard, Record, Snooze, State
+    from dutiful.sending import SendOptions
+    from dutiful.store.contract import Counts, WorkerInfo
+    from dutiful.task import Task
+    from dutiful.worker import Worker
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AlreadyStarted": "dutiful.errors",
+    "AttemptError": "dutiful.job",
+    "Backoff": "dutiful.core.retry",
+    "BufferFull": "dutiful.errors",
+    "Cancel": "dutiful.job",
+    "ConfigError": "dutiful.errors",
+    "Context": "dutiful.context",
+    "Counts": "dutiful.store.contract",
+    "Discard": "dutiful.job",
+    "DutifulError": "dutiful.errors",
+    "ForkedProcess": "dutiful.errors",
+    "Handler": "dutiful.handler",
+    "Job": "dutiful.handle",
+    "JobError": "dutiful.errors",
+    "JobFailed": "dutiful.errors",
+    "JobNotFound": "dutiful.errors",
+    "JobTimeout": "dutiful.errors",
+    "Jobs": "dutiful.handle",
+    "Keep": "dutiful.config",
+    "LeaseLost": "dutiful.errors",
+    "NotDecodable": "dutiful.errors",
+    "NotEncodable": "dutiful.errors",
+    "PayloadError": "dutiful.errors",
+    "Record": "dutiful.job",
+    "Retry": "dutiful.core.retry",
+    "SchemaTooNew": "dutiful.errors",
+    "SendOptions": "dutiful.sending",
+    "Snooze": "dutiful.job",
+    "State": "dutiful.job",
+    "StoreBusy": "dutiful.errors",
+    "StoreCorrupt": "dutiful.errors",
+    "StoreError": "dutiful.errors",
+    "StoreFull": "dutiful.errors",
+    "StoreReplaced": "dutiful.errors",
+    "StoreUnavailable": "dutiful.errors",
+    "Task": "dutiful.task",
+    "UnknownTask": "dutiful.errors",
+    "Worker": "dutiful.worker",
+    "WorkerInfo": "dutiful.store.contract",
+    "WorkerStopped": "dutiful.errors",
+    "WrongState": "dutiful.errors",
+}
 
 __all__ = [
     "AlreadyStarted",
@@ -81,4 +136,14 @@ __all__ = [
     "__version__",
 ]
 
-__version__ = "0.1.0"
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dutiful' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *globals()]

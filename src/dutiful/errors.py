@@ -10,7 +10,14 @@ from collections.abc import Sequence
 
 
 class DutifulError(Exception):
-    """The root of all errors raised on purpose; not raised itself."""
+    """
+    The root of all errors raised on purpose; not raised itself.
+
+    Attributes:
+        stored: Raised by `send_many`: how many of its jobs are stored all the same.
+    """
+
+    stored: int = 0
 
 
 class ConfigError(DutifulError, ValueError):

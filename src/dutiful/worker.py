@@ -24,7 +24,7 @@ from dutiful.runner.runner import Runner
 from dutiful.sending import CHUNK_JOBS, Drafting, Room, Sending, SendOptions
 from dutiful.stopping import Deadline, Stopping
 from dutiful.store.committer import Committer
-from dutiful.store.contract import Counts, Draft, Query, Store, WorkerInfo
+from dutiful.store.contract import Counts, Draft, Edit, Query, Store, WorkerInfo
 from dutiful.store.sqlite import MEMORY, SqliteStore
 from dutiful.task import Task
 
@@ -36,6 +36,7 @@ R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_STORE = "dutiful.db"
+EDIT_JOBS = 1000  # of a plural edit, in one commit: a few ms
 
 
 class Worker:
@@ -62,6 +63,8 @@ class Worker:
         lease_s: Seconds after its timeout that a stuck thread keeps its job.
         payload_bytes_max: Largest payload, in bytes of JSON.
         result_bytes_max: Largest result, in bytes of JSON.
+        create: False: never make a store; one that is not there, or holds no jobs of
+            dutiful, is an error at the first use, and is not touched.
 
     Raises:
         ConfigError: An argument is wrong. The store is not touched until the first use.
@@ -86,6 +89,7 @@ class Worker:
         lease_s: float = 60.0,
         payload_bytes_max: int = settings.MIB,
         result_bytes_max: int = settings.MIB,
+        create: bool = True,
     ) -> None:
         self._config = Config(
             name=name,
@@ -105,7 +109,7 @@ class Worker:
         )
         self._registry = Registry(handlers)
         self._events = Events()
-        self._store = _store_for(store, self._config)
+        self._store = _store_for(store, self._config, create=create)
         self._committer = Committer(
             self._store, buffer=buffer, keep_completed=self._config.keep_completed.count > 0
         )
@@ -274,8 +278,7 @@ class Worker:
         Store many jobs, a thousand per commit: the fast way. The options are those of `send`.
 
         Raises:
-            As `send`. Chunks before the one at fault stay stored; a note on the error says
-            how many jobs that are.
+            As `send`. Chunks before the one at fault stay stored: `error.stored` jobs.
         """
         return self._send_many(payloads, options, exempt=self._is_handler_here())
 
@@ -291,7 +294,8 @@ class Worker:
                 finally:
                     self._door.leave(me)
         except DutifulError as error:
-            error.add_note(f"{sum(map(len, ranges))} jobs of this send_many are stored; the rest is not.")
+            error.stored = sum(map(len, ranges))
+            error.add_note(f"{error.stored} jobs of this send_many are stored; the rest is not.")
             raise
         return Jobs(self, ranges)
 
@@ -535,6 +539,36 @@ class Worker:
         """Return the workers that take jobs from this store, in all processes."""
         return self.opened().workers()
 
+    def retry(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        """
+        Run finished jobs again, now, with their failures forgotten and their errors kept.
+
+        Returns the ids for which it was done: those of dead, cancelled and completed jobs.
+        """
+        return self._edit(job_ids, "retry")
+
+    def cancel(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        """
+        End jobs: pending ones at once, running ones as their kind allows (see `Job.cancel`).
+
+        Returns the ids for which it was done, or asked for.
+        """
+        return self._edit(job_ids, "cancel")
+
+    def delete(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        """Remove jobs and their history; return the ids for which it was done: all but running ones."""
+        return self._edit(job_ids, "delete")
+
+    def _edit(self, job_ids: Sequence[JobId], edit: Edit) -> list[JobId]:
+        store = self.opened()
+        done: list[JobId] = []
+        for start in range(0, len(job_ids), EDIT_JOBS):  # in parts, so that no send waits long
+            done += store.edit(job_ids[start : start + EDIT_JOBS], edit)
+        if done and edit == "retry":
+            store.ring()
+            self.nudge()
+        return done
+
     # --- for our own parts --------------------------------------------------------------------------
 
     def opened(self) -> Store:
@@ -578,7 +612,7 @@ def _close_at_exit(committer: Committer, store: Store) -> None:
     store.close()
 
 
-def _store_for(store: "str | os.PathLike[str] | Store | None", config: Config) -> Store:
+def _store_for(store: "str | os.PathLike[str] | Store | None", config: Config, *, create: bool) -> Store:
     if isinstance(store, Store):
         return store
     url = os.fspath(os.environ.get("DUTIFUL_STORE", DEFAULT_STORE) if store is None else store)
@@ -599,6 +633,7 @@ def _store_for(store: "str | os.PathLike[str] | Store | None", config: Config) -
         durability=config.durability,
         busy_s=config.busy_s,
         worker=config.name,
+        create=create,
     )
 
 

@@ -94,7 +94,11 @@ class Outcome(Struct):
 
 
 class WorkerInfo(Struct, frozen=True):
-    """A worker in the store, as people and other workers see it."""
+    """
+    A worker in the store, as people and other workers see it.
+
+    `is_alive` is told by the operating system: whether somebody holds the worker's lock.
+    """
 
     owner: Owner
     name: str
@@ -103,8 +107,9 @@ class WorkerInfo(Struct, frozen=True):
     token: str
     started_at: int
     seen_at: int
-    queues: str
+    queues: tuple[str, ...]
     concurrency: int
+    is_alive: bool = True
 
 
 class Query(Struct, frozen=True):
@@ -118,10 +123,15 @@ class Query(Struct, frozen=True):
 
 
 class Counts(Struct, frozen=True):
-    """How many jobs there are: by state, and of those pending how many are due."""
+    """
+    How many jobs there are: by state, and of those pending how many are due, and how many parked.
+
+    Parked are jobs of tasks that no worker knew; they are looked at again when they fall due.
+    """
 
     by_state: dict[State, int]
     due: int
+    parked: int
     oldest_due_s: float | None
 
 

@@ -41,6 +41,7 @@ class SqliteStore:
         durability: See Config.
         busy_s: Seconds to wait for the write lock.
         worker: The name that is written beside errors.
+        create: Whether to make the store if it is not there.
     """
 
     def __init__(
@@ -50,8 +51,9 @@ class SqliteStore:
         durability: Literal["full", "normal"] = "full",
         busy_s: float = 10.0,
         worker: str = "worker",
+        create: bool = True,
     ) -> None:
-        self._access = Access(path, durability=durability, busy_s=busy_s, let_go=self._let_go)
+        self._access = Access(path, durability=durability, busy_s=busy_s, create=create, let_go=self._let_go)
         self._exchange = Exchange(self._access, worker)
         self._workers = Workers(self._access)
 

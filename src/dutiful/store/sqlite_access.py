@@ -19,7 +19,7 @@ from dutiful.store import clock, sqlite_step, sqlite_upkeep
 from dutiful.store.contract import Outcome
 from dutiful.store.fork import ForkGuard
 from dutiful.store.liveness import FileLock, Folder
-from dutiful.store.sqlite_file import FileIdentity, connect, migrate, prepare, translated
+from dutiful.store.sqlite_file import FileIdentity, check_there, connect, migrate, prepare, translated
 
 MEMORY = ":memory:"
 # Between checkpoints the log may grow by about this much. Larger saves fsyncs, smaller saves
@@ -34,6 +34,7 @@ class Access:
     Args:
         path: The file, or ":memory:".
         durability, busy_s: See Config.
+        create: Whether to make the store if it is not there.
         let_go: Called in a forked child, to let go of what else is the parent's.
     """
 
@@ -43,6 +44,7 @@ class Access:
         *,
         durability: Literal["full", "normal"],
         busy_s: float,
+        create: bool,
         let_go: Callable[[], None],
     ) -> None:
         self.in_memory = path == MEMORY
@@ -52,6 +54,7 @@ class Access:
         self.folder = None if self.in_memory else Folder(self.path)
         self.is_open = False
         self.resets = 0  # how often a write failed: what was counted before may not hold
+        self._create = create
         self._durability: Literal["full", "normal"] = durability
         # Each use of the writing connection is short, so its threads wait without a time limit;
         # other processes, and handlers in their own transactions, may be slow: those with one.
@@ -77,6 +80,8 @@ class Access:
                 return False
             self._fork.renew()
             if self.folder is not None:
+                if not self._create:
+                    check_there(self.path)
                 prepare(self.path)
                 self.folder.make()
                 self._file_lock = self._new_file_lock()

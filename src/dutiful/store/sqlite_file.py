@@ -5,6 +5,7 @@ No file of SQLite's is opened or closed here but by SQLite itself: closing any d
 of a database drops the process's locks on it (sqlite.org/howtocorrupt.html, 2.2).
 """
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -111,6 +112,23 @@ def prepare(path: Path) -> None:
         raise StoreUnavailable(str(path), f"{folder} is mounted read-only; nothing was changed.")
     if not path.exists():
         _create_private(path)
+
+
+def check_there(path: Path) -> None:
+    """
+    Raises:
+        StoreUnavailable: There is no file, or no jobs of dutiful in it. StoreCorrupt: It is no
+            database. It was opened for reading only.
+    """
+    if not path.exists():
+        raise StoreUnavailable(str(path), "there is no such file; nothing was created.")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            found = _version(db, str(path))
+    except sqlite3.Error as error:
+        raise translated(error, str(path), 0.0) from error
+    if not found:
+        raise StoreUnavailable(str(path), "it holds no jobs of dutiful; nothing was changed.")
 
 
 def _create_private(path: Path) -> None:

@@ -80,6 +80,7 @@ SELECT (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0
          WHERE state IN ('completed', 'cancelled') AND state = 'cancelled'),
        (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= :now)
      + (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes > 0 AND due_at <= :now),
+       (SELECT count(*) FROM dutiful_job WHERE parked_at IS NOT NULL),
        (SELECT min(due_at) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= :now)
 """
 
@@ -90,8 +91,8 @@ def counts(db: sqlite3.Connection, now: int) -> Counts:
     by_state = dict(
         zip((State.PENDING, State.RUNNING, State.COMPLETED, State.DEAD, State.CANCELLED), row, strict=False)
     )
-    oldest_s = None if row[6] is None else (now - row[6]) / 1000
-    return Counts(by_state, row[5], oldest_s)
+    oldest_s = None if row[7] is None else (now - row[7]) / 1000
+    return Counts(by_state, row[5], row[6], oldest_s)
 
 
 # The soonest of each priority, each one step in the index; then the soonest of those.
@@ -195,12 +196,12 @@ def workers(db: sqlite3.Connection) -> list[tuple[WorkerInfo, str]]:
         "SELECT id, name, host, pid, token, started_at, seen_at, queues, concurrency, boot"
         " FROM dutiful_worker"
     ).fetchall()
-    return [
-        (
-            WorkerInfo(
-                row[0], _str(row[1]), _str(row[2]), row[3], _str(row[4]), row[5], row[6], _str(row[7]), row[8]
-            ),
-            _str(row[9]),
-        )
-        for row in rows
-    ]
+    return [(_worker_info(row[:9]), _str(row[9])) for row in rows]
+
+
+def _worker_info(row: Sequence[Any]) -> WorkerInfo:
+    owner, name, host, pid, token, started_at, seen_at, queues, concurrency = row
+    queue_names = tuple(_str(queues).split())
+    return WorkerInfo(
+        owner, _str(name), _str(host), pid, _str(token), started_at, seen_at, queue_names, concurrency
+    )

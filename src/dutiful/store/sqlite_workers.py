@@ -6,6 +6,8 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from dutiful.crashpoint import crashpoint
 from dutiful.job import Ack, Claim, JobId
 from dutiful.store import clock, sqlite_look, sqlite_step, sqlite_upkeep
@@ -127,7 +129,13 @@ class Workers:
     def all(self) -> list[WorkerInfo]:
         """Return the registered workers."""
         with self._access.looking() as db:
-            return [info for info, _boot in sqlite_look.workers(db)]
+            found = sqlite_look.workers(db)
+        return [
+            msgspec.structs.replace(
+                info, is_alive=info.owner in self._here or not self._look_at(info, boot)[0]
+            )
+            for info, boot in found
+        ]
 
     def rescue(
         self, decide: Callable[[Claim, bool], Ack], *, changed: Callable[[], None]
@@ -151,7 +159,8 @@ class Workers:
         """Return whether a worker is dead, and what it was running then, as far as is known."""
         if boot != clock.boot_id():
             return True, frozenset()  # the machine went down: no job's fault
-        assert self._access.folder is not None, "in memory there are no others"
+        if self._access.folder is None:
+            return False, None  # in memory all are of this process
         path = self._access.folder.path / f"{info.token}.lock"
         if path.exists():
             return running_of_dead(path)
