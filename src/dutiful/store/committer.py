@@ -319,12 +319,15 @@ class Committer:
         return gathered
 
     def _settle(self, work: Work, outcome: Outcome, sendings: list[Sending]) -> None:
-        if self.taker is not None:
-            self.taker.deliver(outcome, work.take)
         stored = iter(outcome.stored)
         for sending in sendings:
             sending.stored = [next(stored) for _ in sending.drafts]
-            _done(sending)
+        try:
+            if self.taker is not None:
+                self.taker.deliver(outcome, work.take)
+        finally:
+            for sending in sendings:
+                _done(sending)
         if outcome.left_pending:
             self._store.ring()
         self._announce(work)
