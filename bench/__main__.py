@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import table
 
-ALL = ("end_to_end", "single", "drain", "latency", "rescue", "importtime")
+ALL = ("end_to_end", "single", "drain", "latency", "rescue", "importtime", "peers")
 
 
 def main() -> int:

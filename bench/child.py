@@ -29,32 +29,45 @@ def send(path: str, jobs: int, delay: float | None = None) -> None:
     say(sent=jobs)
 
 
-def drain(path: str, jobs: int | None, *, keep: bool = False) -> None:
-    """Take what is there: all of it until it is committed, or stop after the first `jobs` handlers."""
+def drain(path: str, *, window: tuple[int, int] | None = None, rest: bool = True, keep: bool = False) -> None:
+    """
+    Take what is there, until all is completed and committed; or, without the rest, stop after the window.
+
+    `window` is (first, last) of the handler calls, counted from 1, between which the time is
+    taken; without one it is taken from the call of `start()` until all is committed.
+    """
+    first, last = window or (1, 0)
     count = 0
     enough = threading.Event()
-    times = [0.0, 0.0]
+    at = {"first": 0.0, "began": 0.0, "ended": 0.0}
 
     def counted(payload: str) -> None:
         nonlocal count
         count += 1
-        if count == jobs:
-            times[1] = time.perf_counter()
+        if count == 1:
+            at["first"] = time.perf_counter()
+        if count == first:
+            at["began"] = time.perf_counter()
+        if count == last:
+            at["ended"] = time.perf_counter()
             enough.set()
 
     # One handler at a time counts without a lock; with handlers that do nothing one thread serves all anyway.
     worker = Worker(path, handlers={TASK: counted}, concurrency=1, keep_completed=KEEP_ALL if keep else False)
-    times[0] = time.perf_counter()
+    called_at = time.perf_counter()
     worker.start()
-    started = time.perf_counter()
-    if jobs is None:
-        wait_until_done(worker)
-        times[1] = time.perf_counter()
-    elif not enough.wait(600):
+    if window is not None and not enough.wait(600):
         raise TimeoutError
+    if rest:
+        wait_until_done(worker)
+    if window is None:
+        at["began"], at["ended"] = called_at, time.perf_counter()
     worker.stop()
     say(
-        took_s=times[1] - times[0], start_s=started - times[0], handled=count, peak_rss_bytes=peak_rss_bytes()
+        took_s=at["ended"] - at["began"],
+        first_s=at["first"] - called_at,
+        handled=count,
+        peak_rss_bytes=peak_rss_bytes(),
     )
 
 

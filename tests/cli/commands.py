@@ -20,8 +20,8 @@ COMMAND = [sys.executable, "-P", "-m", "dutiful"]  # -P: as for the script, no m
 
 # The handlers tell what happens by lines in a file: nothing that the store says of itself is needed.
 APP = """\
-import os, time
-from dutiful import Context, Worker
+import asyncio, os, time
+from dutiful import Worker
 
 worker = Worker("jobs.db", concurrency=2, grace_s=20)
 notes = os.open("notes.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -40,6 +40,11 @@ def until(path: str):
     while not os.path.exists(path):
         time.sleep(0.01)
     note("ended")
+
+@worker.handler("doze")
+async def doze(seconds: int):
+    note("dozing")
+    await asyncio.sleep(seconds)
 
 @worker.handler("boom")
 def boom(message: str):

@@ -32,6 +32,12 @@ def test_those_that_can_be_are_changed_and_the_others_are_told(store):
     assert [states(store)[job] for job in (1, 5)] == ["cancelled", "cancelled"]
 
 
+def test_a_job_that_is_named_twice_is_changed_once(store):
+    done = dutiful("retry", store, 3, 3)
+
+    assert (done.returncode, done.stdout) == (0, "1 job back in line\n")
+
+
 def test_json_says_it_for_each(store):
     done = dutiful("retry", store, 3, 1, "--json")
 
@@ -74,6 +80,14 @@ def test_on_a_terminal_it_asks_first(store, answer, code, left):
     assert ended == code
     assert "Delete job 3, with payload and history? [y/N]" in seen
     assert sorted(states(store)) == left
+
+
+def test_a_store_that_is_not_there_is_told_before_anything_is_asked(folder):
+    code, seen = on_terminal("delete", "none.db", 3, cwd=folder)
+
+    assert code == 3
+    assert "no such file" in seen
+    assert "[y/N]" not in seen
 
 
 @pytest.mark.parametrize("edit", ["retry", "cancel", "delete"])

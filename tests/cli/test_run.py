@@ -39,8 +39,8 @@ def test_a_file_elsewhere_runs_with_its_neighbours(folder):
 
 def test_it_says_what_it_runs(folder):
     with running(folder, "run", "app:worker", "--concurrency", "7", "--queues", "a,b") as command:
-        command.said("tasks: boom, note, until")
-        command.said("3 tasks, queues a, b, concurrency 7")
+        command.said("tasks: boom, doze, note, until")
+        command.said("4 tasks, queues a, b, concurrency 7")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,22 @@ def test_a_second_signal_stops_at_once_and_the_job_is_kept(folder, number, code)
         wait_until(lambda: status(folder)["jobs"]["completed"] == 1)
 
     assert [line.split()[0] for line in notes(folder)] == ["began", "began", "ended"]
+    assert told("job", "jobs.db", 1, cwd=folder)["crashes"] == 0
+
+
+def test_a_second_signal_ends_async_handlers_and_gives_their_jobs_back(folder):
+    dutiful("send", "jobs.db", "doze", "600", cwd=folder)
+
+    with running(folder, "run", "app:worker") as command:
+        wait_until(lambda: notes(folder))
+        command.signal(signal.SIGTERM)
+        command.said("stopping")
+        command.signal(signal.SIGTERM)
+        assert command.ends() == 143
+
+    job = told("job", "jobs.db", 1, cwd=folder)
+    assert (job["state"], job["failures"], job["crashes"]) == ("pending", 0, 0)
+    assert status(folder)["workers"] == []
 
 
 def test_an_evil_error_reaches_the_log_in_one_harmless_line(folder):

@@ -122,8 +122,31 @@ def test_a_bad_line_far_down_is_counted_right(folder):
     assert told("status", "jobs.db", cwd=folder)["jobs"]["pending"] == 4321
 
 
+def test_a_bad_line_after_many_short_ones_stores_none_of_them_twice(folder):
+    """More jobs than go into one commit are read at once."""
+    lines = "".join(f"{n}\n" for n in range(3500)) + "[" * 70 + "]" * 70
+
+    done = dutiful("send", "jobs.db", "note", cwd=folder, stdin=lines)
+
+    assert "line 3501: " in done.stderr
+    assert list(map(int, done.stdout.split())) == list(range(1, 3501))
+    assert told("status", "jobs.db", cwd=folder)["jobs"]["pending"] == 3500
+
+
+def test_a_bad_line_after_a_very_long_one_does_not_store_that_twice(folder):
+    """The long one fills a commit by itself."""
+    lines = '"' + "x" * (1024 * 1024 - 2) + '"\n1\n' + "[" * 70 + "]" * 70
+
+    done = dutiful("send", "jobs.db", "note", cwd=folder, stdin=lines)
+
+    assert "line 3: " in done.stderr
+    assert "2 jobs" in done.stderr
+    assert done.stdout == "1\n2\n"
+    assert told("status", "jobs.db", cwd=folder)["jobs"]["pending"] == 2
+
+
 def test_numbers_that_grow_when_stored_do_not_upset_the_count(folder):
-    """1e9 is stored as 1000000000.0: a batch is small enough that send_many stores all of it or nothing."""
+    """1e15 is stored as 1000000000000000.0."""
     line = json.dumps([1] * 20_000).replace("1", "1e15")
     deep = "[" * 70 + "]" * 70
 

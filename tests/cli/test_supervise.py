@@ -15,7 +15,7 @@ def workers(folder):
     if not (folder / "jobs.db").exists():
         return []
     found = told("status", "jobs.db", cwd=folder)["workers"]
-    return sorted(worker["pid"] for worker in found if worker["life"] == "alive")
+    return sorted(worker["pid"] for worker in found if worker["is_alive"])
 
 
 def is_there(pid):

@@ -111,6 +111,14 @@ class Program:
             raise Silent(f"no {start!r} within {timeout_s} s; it said {self.lines[-5:]}\n{self._stacks()}")
         return line
 
+    def wait_until(self, fact: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+        """Wait for a fact that this program should bring about."""
+        try:
+            wait_until(fact, timeout_s)
+        except Silent as error:
+            said = f"it said {self.lines[-5:]}\n{self._stacks()}"
+            raise Silent(f"not so within {timeout_s} s; {said}") from error
+
     def _line(self, start: str) -> str | None:
         return next((line for line in self.lines if line.startswith(start)), None)
 

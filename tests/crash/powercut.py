@@ -6,6 +6,10 @@ journal: what the kernel held in memory is gone, as when the plug is pulled. The
 unmounted and mounted again, which replays the journal as after a reboot. The program's promises go
 to a file outside, and are compared with what the disk has.
 
+What counts is what had been promised when the cut *began* (`cut` returns it). An fsync that is
+under way during the call can still return 0 though its data is dropped: measured, in plain sqlite3
+too, in 1 of about 40 cuts, always the very last commit. Without power nobody would have heard of it.
+
 It needs root and a loop device; `unavailable()` says what is missing.
 """
 
@@ -49,13 +53,15 @@ class Drive:
         """Mount it; after a cut, this replays its journal."""
         _run("mount", "-o", "loop", self._image, self.mount)
 
-    def cut(self) -> None:
-        """Take the power away: nothing that is not on the disk now will ever be."""
+    def cut(self, promises: Path | None = None) -> bytes:
+        """Take the power away; return what the file `promises` held when that began."""
         root = os.open(self.mount, os.O_RDONLY)
         try:
+            promised = promises.read_bytes() if promises else b""
             fcntl.ioctl(root, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
         finally:
             os.close(root)
+        return promised
 
     def unplug(self) -> None:
         """Unmount it. Whoever had files open there must be dead."""
@@ -71,7 +77,7 @@ def drive(folder: Path) -> Iterator[Drive]:
         yield made
     finally:
         if made.mount.is_mount():
-            made.unplug()
+            _run("umount", "--lazy", made.mount)  # a failed test may still have a file open there
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash import images, powercut
-from tests.crash.harness import Books, program, wait_until
+from tests.crash.harness import Books, program
 
 APP = Path(__file__).parent / "programs" / "app.py"
 CUTS = int(os.environ.get("DUTIFUL_TEST_CUTS", "3"))
@@ -40,12 +40,13 @@ def _work_until_cut(books: Books, drive: powercut.Drive) -> None:
     options = ("--senders", "3", "--job-s", "0.002", "--pause-s", "0.001")
     with program(APP, books.folder, "--db", books.db, *options) as app:
         app.wait_for("ready")
-        wait_until(lambda: len(books.acked()) >= 20)
+        app.wait_until(lambda: len(books.acked()) >= 20)
         time.sleep(random.uniform(0, 0.3))
         died_at = time.monotonic()
-        drive.cut()
+        promised = drive.cut(books.acks)
         app.kill()
         books.deaths[app.pid] = died_at
+    books.acks.write_bytes(promised)
     drive.unplug()
     drive.plug_in()
 

@@ -84,7 +84,8 @@ def _after_a_cut(folder: Path, synchronous: str) -> list[str]:
         with program(PLAIN, drive.mount / "x.db", marks, "wal", synchronous, "0") as plain:
             plain.wait_for("ready")
             wait_until(lambda: marks.exists() and marks.read_text().count("\n") > 200)
-            drive.cut()
+            promised = drive.cut(marks)
+        marks.write_bytes(promised)  # the program is dead by now
         drive.unplug()
         drive.plug_in()
         return images.verify(drive.mount / "x.db", _promised(marks), set())

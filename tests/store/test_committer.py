@@ -120,18 +120,20 @@ def test_one_caller_alone_commits_in_its_own_thread(committer, store) -> None:
     assert committer._thread is None
 
 
-def test_the_main_thread_never_commits(committer, store) -> None:
-    """A signal's exception would tear the step apart."""
+@pytest.mark.parametrize("others", [False, True])
+def test_the_main_thread_never_commits_for_others(committer, store, others: bool) -> None:
+    """A signal's exception would tear the step apart; what is its own alone it may store itself."""
     threads: list[threading.Thread] = []
     exchange = store.exchange
     store.exchange = lambda work, outcome: (
         threads.append(threading.current_thread()),
         exchange(work, outcome),
     )
+    committer.taker = Taker() if others else None
 
     committer.submit([_draft("1", "2")])
 
-    assert [thread.name for thread in threads] == ["dutiful-committer"]
+    assert [thread.name for thread in threads] == ["dutiful-committer" if others else "MainThread"]
 
 
 def test_at_the_interpreters_end_the_main_thread_commits_itself(committer, store, monkeypatch) -> None:
@@ -278,10 +280,20 @@ class Watcher:
         self.told.append((ack.id, error))
 
 
+def test_a_store_error_reaches_a_client_that_is_alone(committer, store) -> None:
+    store.error = StoreBusy("x", 1.0)
+
+    with pytest.raises(StoreBusy):
+        committer.submit([_draft()])
+
+    assert store.store.unfinished() == 0
+
+
 @pytest.mark.parametrize("call", [lambda f: f(), _elsewhere], ids=["main", "thread"])
 def test_a_store_error_reaches_each_sender_and_nothing_is_stored(committer, store, call, monkeypatch) -> None:
     monkeypatch.setattr("dutiful.store.committer.RETRY_S", 0.01)
     committer.watcher = watcher = Watcher()
+    committer.taker = Taker()
     store.error = StoreBusy("x", 1.0)
 
     with pytest.raises(StoreBusy):
@@ -321,6 +333,7 @@ def test_an_outcome_that_cannot_be_written_holds_up_no_other(committer, store, m
 
 
 def test_a_value_that_the_store_cannot_take_fails_its_sender(committer, store) -> None:
+    committer.taker = Taker()
     store.error = ValueError("bad value")
 
     with pytest.raises(StoreError, match="bad value"):

@@ -84,7 +84,7 @@ STATEMENTS = [
     ("complete a set", sqlite_step._COMPLETE + sqlite_step._SET, {PK}),
     ("delete a run", sqlite_step._DELETE + sqlite_step._RUN, {PK}),
     ("delete a set", sqlite_step._DELETE + sqlite_step._SET, {PK}),
-    ("counts", sqlite_look._COUNTS, {CLAIM, SUSPECT, RUNNING, FINISHED, DEAD}),
+    ("counts", sqlite_look._COUNTS, {CLAIM, SUSPECT, RUNNING, FINISHED, DEAD, PARKED}),
     ("next due", sqlite_look._NEXT_DUE.format(crashes="=", skip=""), {CLAIM}),
     ("next suspect", sqlite_look._NEXT_DUE.format(crashes=">", skip=sqlite_look.SKIPPED), {SUSPECT}),
 ]

@@ -7,11 +7,12 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dutiful import Cancel, Discard, Snooze
 
 
-def pid(_payload: object) -> int:
+def pid(_payload: Any) -> int:
     return os.getpid()
 
 
@@ -43,15 +44,15 @@ def vanish(code: int) -> None:
     os._exit(code)
 
 
-def kill_itself(_payload: object) -> None:
+def kill_itself(_payload: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def no_json(_payload: object) -> object:
+def no_json(_payload: Any) -> object:
     return object()
 
 
-def odd_snooze(_payload: object) -> Snooze:
+def odd_snooze(_payload: Any) -> Snooze:
     return Snooze("soon")  # type: ignore[arg-type]
 
 

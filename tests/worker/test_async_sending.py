@@ -21,7 +21,9 @@ def test_many_coroutines_send_at_once(make, store, seen):
 
     async def main():
         async with worker:
-            return await asyncio.gather(*[worker.asend(n, task="t") for n in range(300)])
+            jobs = await asyncio.gather(*[worker.asend(n, task="t") for n in range(300)])
+            await asyncio.gather(*[job.await_() for job in jobs])
+            return jobs
 
     jobs = run(main())
 

@@ -73,14 +73,16 @@ def test_a_job_goes_to_the_live_worker_that_knows_it(started, path):
         assert two.send(n, task="x").result(timeout=3) == ["one", n]
 
 
-def test_a_worker_that_lost_its_handler_parks_the_job(started, store):
+def test_a_handler_that_was_taken_away_and_comes_back_gets_the_jobs_of_the_time_between(started, store):
     worker = started(store, handlers={"t": lambda n: n, "fine": lambda n: n})
     del worker.handlers["t"]
 
-    job = worker.send(1, task="t")
+    jobs = worker.send_many(range(20), task="t")
+    assert [result(job) for job in worker.send_many(range(20), task="fine")] == list(range(20))
+    worker.handlers["t"] = lambda n: 2 * n
 
-    assert until(lambda: parked(job))
-    assert result(worker.send(7, task="fine")) == 7
+    assert [result(job) for job in jobs] == [2 * n for n in range(20)]
+    assert {job.attempt for job in jobs} == {1}
 
 
 @pytest.mark.parametrize("drain", [True, False])

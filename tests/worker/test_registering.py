@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,25 @@ def test_a_named_task_takes_any_json(started, store):
 
     for value in (None, 1, 2.5, "ä", True, [1, [2]], {"a": {"b": None}}):
         assert result(worker.send(value, task="same")) == value
+
+
+def test_any_and_object_mean_any_json(started, store):
+    worker = started(store)
+
+    @worker.handler("any")
+    def take_any(it: Any) -> Any:
+        return it
+
+    @worker.handler("object")
+    def take_object(it: object) -> object:
+        return it
+
+    for task in ("any", "object"):
+        assert [result(worker.send(value, task=task)) for value in (None, 1, {"a": [1]})] == [
+            None,
+            1,
+            {"a": [1]},
+        ]
 
 
 def test_a_handler_that_is_set_again_gets_the_next_job(started):

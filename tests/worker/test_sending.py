@@ -152,7 +152,7 @@ def test_a_worker_that_is_never_started_is_a_client(make, started, seen):
     started(handlers={"note": lambda text: text * 2}, queues="mail")
 
     assert result(job) == "aa"
-    assert client.workers()[0].queues == "mail"
+    assert client.workers()[0].queues == ("mail",)
 
 
 def test_a_worker_takes_only_from_its_queues(make, started):

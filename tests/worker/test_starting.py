@@ -115,6 +115,7 @@ def test_a_start_that_fails_has_started_nothing(make, tmp_path, path):
             worker.start()
     assert "not started" in repr(worker)
     (tmp_path / "file").unlink()
+    (tmp_path / "file").mkdir()
 
     worker.start()
 
@@ -165,7 +166,7 @@ def test_settings_can_be_replaced_before_the_start_and_not_after(make, path):
     worker.start()
 
     (info,) = worker.workers()
-    assert (info.concurrency, info.queues) == (3, "mail")
+    assert (info.concurrency, info.queues) == (3, ("mail",))
     assert result(worker.send(2, task="double")) == 4
     with pytest.raises(AlreadyStarted):
         worker.configure(concurrency=4)

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dutiful import __version__
-from dutiful.cli import codes, demo, edits, job, jobs, run, send, status
+from dutiful.cli import codes, demo, doctor, edits, job, jobs, run, send, status
 from dutiful.cli.text import clean
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(add, "job", job, "all about one job: payload, result, attempts, tracebacks")
     for name in ("retry", "cancel", "delete"):
         _add(add, name, edits, edits.HELP[name])
+    _add(add, "doctor", doctor, "what to look at: jobs that nobody takes, file modes, free disk space")
     _add(add, "demo", demo, "kill a worker in the middle, and see that nothing is lost")
     return parser
 

@@ -10,7 +10,8 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 EPILOG = """\
 exit codes:
   0    done
-  1    not done, or not all of it: no such job, its state does not allow it, a bad line
+  1    not done, or not all of it: no such job, its state does not allow it, a bad line;
+       for doctor: there is something to look at
   2    wrong usage: an option, or what module:worker leads to
   3    trouble with the store: not there, busy, full, damaged
   130, 143

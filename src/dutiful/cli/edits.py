@@ -6,14 +6,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from dutiful.cli import codes, options, show, text
-from dutiful.cli.jobs import matching
+from dutiful.cli.jobs import PAGE_JOBS, pages
 from dutiful.cli.store import opened
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
-    from dutiful import Job, JobError, Worker
+    from dutiful import Job, Worker
 
 HELP = {
     "retry": "run finished jobs again: dead, cancelled or completed ones",
@@ -24,11 +24,6 @@ _STATES = {
     "retry": ("dead", "cancelled", "completed"),
     "cancel": ("pending", "running"),
     "delete": ("pending", "completed", "dead", "cancelled"),
-}
-_EDITS: dict[str, Callable[[Job], None]] = {
-    "retry": lambda job: job.retry(),
-    "cancel": lambda job: job.cancel(),
-    "delete": lambda job: job.delete(),
 }
 _DONE = {"retry": "back in line", "cancel": "cancelled, or asked to stop", "delete": "deleted"}
 _EPILOGS = {
@@ -71,9 +66,11 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def command(args: argparse.Namespace) -> int:
     _check(args)
     with opened(args.store) as worker:
-        if not args.yes and not _agreed(args):
-            show.tell("nothing was deleted")
-            return codes.FAILED
+        if not args.yes:
+            worker.jobs(limit=1)  # a store that is not there is told before anything is asked
+            if not _agreed(args):
+                show.tell("nothing was deleted")
+                return codes.FAILED
         return _by_id(worker, args) if args.ids else _by_filter(worker, args)
 
 
@@ -112,47 +109,55 @@ def _agreed(args: argparse.Namespace) -> bool:
 
 def _by_id(worker: Worker, args: argparse.Namespace) -> int:
     """Change the jobs that were named: one that cannot be is told, and the others are still done."""
-    done = 0
-    for job_id in args.ids:
-        error = _edit(worker.job(job_id), args.edit)
-        done += error is None
-        if args.json:
-            show.record(
-                {"id": job_id, "done": error is None} | ({} if error is None else {"error": str(error)})
-            )
-        elif error is not None:
-            show.tell(f"dutiful: {text.clean(str(error))}")
-    if not args.json and done:
-        show.line(f"{text.jobs(done)} {_DONE[args.edit]}")
-    return codes.OK if done == len(args.ids) else codes.FAILED
+    ids = list(dict.fromkeys(args.ids))  # one that is named twice is meant once
+    count = 0
+    for start in range(0, len(ids), PAGE_JOBS):
+        part = ids[start : start + PAGE_JOBS]
+        done = set(_edit(worker, args.edit, part))
+        for job_id in part:
+            problem = None if job_id in done else _problem(worker.job(job_id), args.edit)
+            count += problem is None
+            _tell(job_id, problem, as_json=args.json)
+    if not args.json and count:
+        show.line(f"{text.jobs(count)} {_DONE[args.edit]}")
+    return codes.OK if count == len(ids) else codes.FAILED
+
+
+def _edit(worker: Worker, edit: str, ids: Sequence[int]) -> list[int]:
+    """Return the ids for which it was done. The commands are named as the methods are."""
+    method: Callable[[Sequence[int]], list[int]] = getattr(worker, edit)
+    return method(ids)
+
+
+def _problem(job: Job, edit: str) -> str | None:
+    """Try a job alone that was left out, which says why; None if by now it could be done."""
+    from dutiful import JobError
+
+    try:
+        getattr(job, edit)()
+    except JobError as error:
+        return str(error)
+    return None
+
+
+def _tell(job_id: int, problem: str | None, *, as_json: bool) -> None:
+    if as_json:
+        show.record({"id": job_id, "done": problem is None} | ({} if problem is None else {"error": problem}))
+    elif problem is not None:
+        show.tell(f"dutiful: {text.clean(problem)}")
 
 
 def _by_filter(worker: Worker, args: argparse.Namespace) -> int:
     """Change all that fit; one that has left the state meanwhile is no error, it is not meant."""
-    done = 0
+    count = 0
     with show.progress(args.edit, None) as update:
-        for job in _matching(worker, args):
-            if _edit(job, args.edit) is not None:
-                continue
-            done += 1
-            update(done, text.jobs(done))
+        for page in pages(worker, args):
+            done = _edit(worker, args.edit, [record.id for record in page])
+            count += len(done)
+            update(count, text.jobs(count))
             if args.json:
-                show.record({"id": job.id, "done": True})
+                for job_id in done:
+                    show.record({"id": job_id, "done": True})
     if not args.json:
-        show.line(f"{text.jobs(done)} {_DONE[args.edit]}")
+        show.line(f"{text.jobs(count)} {_DONE[args.edit]}")
     return codes.OK
-
-
-def _matching(worker: Worker, args: argparse.Namespace) -> Iterator[Job]:
-    for record in matching(worker, args.state, args.task, args.queue):
-        yield worker.job(record.id)
-
-
-def _edit(job: Job, edit: str) -> JobError | None:
-    from dutiful import JobError
-
-    try:
-        _EDITS[edit](job)
-    except JobError as error:
-        return error
-    return None

@@ -11,7 +11,7 @@ from dutiful.cli.store import opened
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from dutiful import Record, Worker
 
@@ -44,7 +44,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     with opened(args.store) as worker:
-        found = matching(worker, args.state or (), args.task, args.queue, before=args.before)
+        found = itertools.chain.from_iterable(pages(worker, args, before=args.before))
         wanted = found if args.all else itertools.islice(found, args.limit)
         last = _as_lines(wanted) if args.json else _as_table(wanted)
         if not args.json and not args.all and last is not None and next(found, None) is not None:
@@ -53,15 +53,12 @@ def command(args: argparse.Namespace) -> int:
     return codes.OK
 
 
-def matching(
-    worker: Worker, states: Sequence[str], task: str | None, queue: str | None, *, before: int | None = None
-) -> Iterator[Record]:
-    """Yield the jobs that fit, newest first; read a page at a time."""
-    while True:
-        page = worker.jobs(state=states, task=task, queue=queue, before=before, limit=PAGE_JOBS)
-        yield from page
-        if len(page) < PAGE_JOBS:
-            return
+def pages(worker: Worker, args: argparse.Namespace, *, before: int | None = None) -> Iterator[list[Record]]:
+    """Yield the jobs that `options.which_jobs` asks for, newest first, a page at a time."""
+    while page := worker.jobs(
+        state=args.state or (), task=args.task, queue=args.queue, before=before, limit=PAGE_JOBS
+    ):
+        yield page
         before = page[-1].id
 
 

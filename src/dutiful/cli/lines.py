@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-# So much is read and sent at once, if so much is there: at most this, so that a pipe's jobs are
-# stored when they come; and well below what `send_many` puts in one commit (1 MiB), which so
-# stores a batch whole or not at all. (JSON can grow when stored: 1e9 becomes 1000000000.0.)
+# So much is read at once, if so much is there; what there is of a pipe's lines is sent as it comes.
 READ_BYTES = 128 * 1024
 LINE_BYTES_MAX = 16 * 1024 * 1024  # far above the largest payload; a stream without line ends has an end
 

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
     from dutiful import Worker
 
-# After the second signal, async handlers and child processes are ended, and what they did is
-# given back as interrupted. What does not end in this time is cut off with the process.
-AT_ONCE_S = 1.0
+# After the second signal, async handlers and child processes are ended, which takes them up to 1 s, and
+# what they did is given back as interrupted. What is not over after this time, or at a third signal, is
+# cut off with the process.
+AT_ONCE_S = 3.0
 
 _EPILOG = """\
 examples:
@@ -78,7 +79,7 @@ def _until_stopped(worker: Worker, signals: Signals) -> int:
         return stopping.code()
     logs.log.warning("stopping at once")
     threading.Thread(target=worker.stop, kwargs={"timeout": 0}, name="dutiful-cli-stop", daemon=True).start()
-    stopping.join(AT_ONCE_S)
+    signals.wait(AT_ONCE_S)
     # Not sys.exit, which would wait for threads that are in the middle of something.
     os._exit(codes.AT_ONCE + number)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dutiful import Counts, WorkerInfo
-
-# A worker says every 10 s that it lives; after three times that it is silent.
-SILENT_S = 30.0
 
 _EPILOG = """\
 examples:
@@ -34,13 +30,12 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def command(args: argparse.Namespace) -> int:
     with opened(args.store) as worker:
         counts, workers, size = worker.counts(), worker.workers(), _size(path_of(args.store))
-    now_ms = round(time.time() * 1000)
     if args.json:
-        show.document(_document(args.store, counts, workers, size, now_ms))
+        show.document(_document(args.store, counts, workers, size))
     else:
         _head(args.store, size)
         _counts(args.store, counts)
-        _workers(counts, workers, now_ms)
+        _workers(counts, workers)
     return codes.OK
 
 
@@ -52,47 +47,29 @@ def _size(path: Path | None) -> int | None:
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-def _document(
-    store: str, counts: Counts, workers: list[WorkerInfo], size: int | None, now_ms: int
-) -> dict[str, Any]:
+def _document(store: str, counts: Counts, workers: list[WorkerInfo], size: int | None) -> dict[str, Any]:
     return {
         "store": store,
         "bytes": size,
         "jobs": {str(state): count for state, count in counts.by_state.items()},
         "due": counts.due,
         "oldest_due_s": counts.oldest_due_s,
-        "workers": [_worker_document(worker, now_ms) for worker in workers],
+        "parked": counts.parked,
+        "workers": [_worker_document(worker) for worker in workers],
     }
 
 
-def _worker_document(worker: WorkerInfo, now_ms: int) -> dict[str, Any]:
+def _worker_document(worker: WorkerInfo) -> dict[str, Any]:
     return {
         "name": worker.name,
         "host": worker.host,
         "pid": worker.pid,
-        "life": life(worker, now_ms),
+        "is_alive": worker.is_alive,
         "queues": worker.queues,
         "concurrency": worker.concurrency,
         "started_at": text.iso(worker.started_at),
         "seen_at": text.iso(worker.seen_at),
     }
-
-
-def life(worker: WorkerInfo, now_ms: int) -> str:
-    """Return "alive", "silent" (it has not said so for long), or "gone" (no such process here)."""
-    if worker.host == os.uname().nodename and not _runs(worker.pid):
-        return "gone"
-    return "silent" if now_ms - worker.seen_at > SILENT_S * 1000 else "alive"
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
 
 
 def _head(store: str, size: int | None) -> None:
@@ -103,7 +80,7 @@ def _head(store: str, size: int | None) -> None:
 def _counts(store: str, counts: Counts) -> None:
     numbers = {str(state): f"{count:,}" for state, count in counts.by_state.items()}
     width = max(6, *map(len, numbers.values()))
-    notes = {"pending": _due(counts)}
+    notes = {"pending": _pending(counts)}
     if counts.by_state and numbers.get("dead", "0") != "0":
         notes["dead"] = f"see: dutiful jobs {text.clean(store)} --state dead"
     for name, number in numbers.items():
@@ -117,25 +94,27 @@ def _counts(store: str, counts: Counts) -> None:
     show.line()
 
 
-def _due(counts: Counts) -> str:
-    if not counts.due:
-        return ""
-    age = "" if counts.oldest_due_s is None else f", the oldest for {text.duration(counts.oldest_due_s)}"
-    return f"{counts.due:,} due now{age}"
+def _pending(counts: Counts) -> str:
+    notes: list[str] = []
+    if counts.due:
+        age = "" if counts.oldest_due_s is None else f", the oldest for {text.duration(counts.oldest_due_s)}"
+        notes.append(f"{counts.due:,} due now{age}")
+    if counts.parked:
+        notes.append(f"{counts.parked:,} parked, no worker knew the task")
+    return "; ".join(notes)
 
 
-def _workers(counts: Counts, workers: list[WorkerInfo], now_ms: int) -> None:
-    lives = [life(worker, now_ms) for worker in workers]
+def _workers(counts: Counts, workers: list[WorkerInfo]) -> None:
     if workers:
-        rows = [_row(worker, alive, now_ms) for worker, alive in zip(workers, lives, strict=True)]
+        now_ms = round(time.time() * 1000)
         heads = ("WORKER", "LIFE", "HOST", "PID", "AT ONCE", "QUEUES", "STARTED", "SEEN")
-        show.columns(heads, rows, right=frozenset({3, 4}))
+        show.columns(heads, [_row(worker, now_ms) for worker in workers], right=frozenset({3, 4}))
     else:
         show.line(("  no worker runs on this store", show.DIM))
-    if "gone" in lives:
+    if not all(worker.is_alive for worker in workers):
         show.line()
-        show.line("  what a worker that is gone was running goes to the next worker that lives or starts")
-    if counts.due and "alive" not in lives:
+        show.line("  what a dead worker was running goes to the next worker that lives or starts")
+    if counts.due and not any(worker.is_alive for worker in workers):
         show.line()
         show.line(
             "  ",
@@ -144,15 +123,14 @@ def _workers(counts: Counts, workers: list[WorkerInfo], now_ms: int) -> None:
         )
 
 
-def _row(worker: WorkerInfo, alive: str, now_ms: int) -> list[show.Part]:
-    style = {"alive": "green", "silent": "yellow", "gone": "red"}[alive]
+def _row(worker: WorkerInfo, now_ms: int) -> list[show.Part]:
     return [
         text.clean(worker.name),
-        (alive, style),
+        ("alive", "green") if worker.is_alive else ("dead", "red"),
         text.clean(worker.host),
         str(worker.pid),
         str(worker.concurrency),
-        text.clean(worker.queues),
+        text.clean(", ".join(worker.queues)),
         text.from_now(worker.started_at, now_ms),
         text.from_now(worker.seen_at, now_ms),
     ]

@@ -23,15 +23,13 @@ def opened(store: str, *, make: bool = False) -> Generator[Worker, None, None]:
     Open a store as a client, that never runs a job; with `make` it may be new.
 
     Raises:
-        Refused: There is no such file, and none was made.
+        Refused: It ends with the process. Its other faults are raised at the first use: StoreError.
     """
     if path_of(store) == Path(":memory:"):
         raise codes.Refused(f"{store} ends with the process that uses it; name a file.")
-    if not make:
-        _must_exist(store)
     from dutiful import Worker
 
-    worker = Worker(store, name=_NAME)
+    worker = Worker(store, name=_NAME, create=make)
     try:
         yield worker
     finally:
@@ -44,14 +42,3 @@ def path_of(store: str) -> Path | None:
     if not mark:
         return Path(store)
     return Path(rest[1:]) if scheme == "sqlite" else None
-
-
-def _must_exist(store: str) -> None:
-    path = path_of(store)
-    if path is None or path.is_file():
-        return
-    what = "is no file" if path.exists() else "does not exist"
-    raise codes.Refused(
-        f"{store} {what}; nothing was made. A store is made by the first `dutiful send` or by your worker.",
-        codes.STORE,
-    )

@@ -79,7 +79,7 @@ class ClaimContract(Hooks):
     def test_each_claim_raises_the_attempt(self, store: Store) -> None:
         owner = store.join("w", [QUEUE], 1)
         put(store)
-        attempts = []
+        attempts: list[int] = []
         for _ in range(4):
             (claim,) = take(store, owner)
             attempts.append(claim.attempt)

@@ -114,7 +114,7 @@ def ids_of(claims: Sequence[Claim]) -> list[JobId]:
 
 def ack(claim: Claim, state: State = State.COMPLETED, **more: Any) -> Ack:
     """Return an Ack for a claim; the counts stay as they are."""
-    counts = {"failures": claim.failures, "crashes": claim.crashes}
+    counts: dict[str, Any] = {"failures": claim.failures, "crashes": claim.crashes}
     return Ack(claim.id, claim.attempt, state, **{**counts, **more})
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from dutiful.errors import LeaseLost, StoreError
 from dutiful.job import Ack, Claim, State
-from dutiful.store.contract import Outcome, Store, Work
+from dutiful.store.contract import Outcome, Owner, Store, Work
 from dutiful.testing.tools import (
     OTHER,
     QUEUE,
@@ -51,7 +51,7 @@ class WorkerContract(Hooks):
         assert (state_of(store, first.id), state_of(store, second.id)) == (State.PENDING, State.RUNNING)
 
     def test_an_owner_is_never_given_twice(self, store: Store) -> None:
-        owners = []
+        owners: list[Owner] = []
         for _ in range(4):
             owners.append(store.join("w", [QUEUE], 1))
             store.leave(owners[-1])
