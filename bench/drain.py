@@ -47,22 +47,22 @@ class Window:
         """Return the smallest number of jobs that holds it and all that a worker claims meanwhile."""
         return self.before + self.jobs + LATER
 
-    def drained(self, path: Path, *, rest: bool) -> dict[str, Any]:
+    def drained(self, path: Path, *, rest: bool, keep: bool = False) -> dict[str, Any]:
         window = (self.before + 1, self.before + self.jobs)
-        return children.run("drain", path=str(path), window=window, rest=rest)
+        return children.run("drain", path=str(path), window=window, rest=rest, keep=keep)
 
     def rate(self, said: dict[str, Any]) -> float:
         return (self.jobs - 1) / float(said["took_s"])
 
-    def alone(self, folder: Path) -> float:
+    def alone(self, folder: Path, *, keep: bool) -> float:
         """Measure in a file that holds few jobs."""
         with fresh(folder) as path:
-            return self.beside(path)
+            return self.beside(path, keep=keep)
 
-    def beside(self, path: Path) -> float:
+    def beside(self, path: Path, *, keep: bool) -> float:
         """Put few jobs into a file that may be full of others, measure, and drain these."""
         children.run("send", path=str(path), jobs=self.few)
-        return self.rate(self.drained(path, rest=True))
+        return self.rate(self.drained(path, rest=True, keep=keep))
 
     def of_many(self, path: Path, first_s: list[float]) -> float:
         """Measure in a file where many wait, stop, and send as many as were taken."""
@@ -75,8 +75,8 @@ class Window:
 def _against_many(folder: Path, many: int, windows: Sequence[Window], rounds: int) -> list[Figure]:
     figures: list[Figure] = []
 
-    def add(window: Window, beside: Callable[[], float], what: str) -> None:
-        pairs = alternate(partial(window.alone, folder), beside, rounds)
+    def add(window: Window, beside: Callable[[], float], what: str, *, keep: bool = False) -> None:
+        pairs = alternate(partial(window.alone, folder, keep=keep), beside, rounds)
         name = f"drain, {window.name}, with {many:,} {what}"
         figures.append(share_figure(name, pairs, 0.9, f"{window.few:,} alone"))
 
@@ -90,11 +90,12 @@ def _against_many(folder: Path, many: int, windows: Sequence[Window], rounds: in
         finished = path.with_name("finished.db")
         figures.append(_million(path, finished, many))
         for window in windows:
-            add(window, partial(window.beside, finished), "completed")
+            # Kept: a worker that keeps none would be busy deleting the million.
+            add(window, partial(window.beside, finished, keep=True), "completed", keep=True)
     with fresh(folder) as path:
         children.run("send", path=str(path), jobs=many, delay=86_400.0)
         for window in windows:
-            add(window, partial(window.beside, path), "scheduled")
+            add(window, partial(window.beside, path, keep=False), "scheduled")
     return figures
 
 

@@ -295,7 +295,8 @@ class Worker:
                     self._door.leave(me)
         except DutifulError as error:
             error.stored = sum(map(len, ranges))
-            error.add_note(f"{error.stored} jobs of this send_many are stored; the rest is not.")
+            if error.stored:
+                error.add_note(f"{error.stored} jobs of this send_many are stored; the rest is not.")
             raise
         return Jobs(self, ranges)
 

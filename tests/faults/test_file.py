@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,6 +17,7 @@ import pytest
 from dutiful import SchemaTooNew, StoreBusy, StoreCorrupt, StoreError, StoreReplaced, Worker
 from tests.crash.harness import Books, program, wait_until
 
+HOLD_LOCK = Path(__file__).parent / "programs" / "hold_lock.py"
 APP = Path(__file__).parent.parent / "crash" / "programs" / "app.py"
 
 
@@ -221,28 +223,16 @@ def test_a_replaced_file_is_noticed_at_the_next_send(db: Path, tmp_path: Path) -
 
 @contextmanager
 def _locked(db: Path, for_s: float) -> Iterator[None]:
-    """Hold SQLite's write lock on another connection, for a time or until the block ends."""
-    held, over = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with closing(sqlite3.connect(db, isolation_level=None, timeout=10)) as connection:
-            connection.execute("BEGIN EXCLUSIVE")
-            held.set()
-            over.wait(for_s)
-            connection.execute("ROLLBACK")
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert held.wait(10)
-    try:
-        yield
-    finally:
-        over.set()
-        holder.join()
+    """Have another process hold SQLite's write lock, for a time or until the block ends."""
+    argv = [sys.executable, str(HOLD_LOCK), str(db), str(for_s)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield  # leaving the outer block closes its input, which ends it
 
 
 def test_a_send_waits_for_a_lock_that_is_given_back(db: Path) -> None:
-    """Another connection's transaction of 1 s delays a send; nobody sees an error."""
+    """Another process's transaction of 1 s delays a send; nobody sees an error."""
     with _worker(db) as worker, _locked(db, for_s=1.0):
         job = worker.send({"n": 1}, task="work")
 

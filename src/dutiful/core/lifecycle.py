@@ -13,6 +13,8 @@ little about the one job among those that ran. A job with a crash is a suspect: 
 with no other suspect in its process, and from the second crash on, with no other job.
 """
 
+from typing import assert_never
+
 from dutiful.core.retry import GIVE_UP, Retry
 from dutiful.job import (
     Ack,
@@ -59,6 +61,8 @@ def after(claim: Claim, result: Result, retry: Retry, max_crashes: int, chance: 
             return _after_crash(claim, error, max_crashes)
         case Failed():
             return _after_failure(claim, result, retry, chance)
+        case _:
+            assert_never(result)
 
 
 def runs_alone(claim: Claim) -> bool:

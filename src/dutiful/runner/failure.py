@@ -31,7 +31,8 @@ def _theirs(trace: TracebackType | None) -> TracebackType | None:
 
 def _bounded(text: str) -> str:
     # Surrogates cannot be stored as UTF-8; escaped they can, and still be read.
-    data = text.encode(errors="backslashreplace")
+    # Nor can a NUL pass through SQLite's JSON functions, which end a text there.
+    data = text.replace("\0", "\\x00").encode(errors="backslashreplace")
     cut = data[-TEXT_BYTES_MAX:].decode(errors="ignore")
     return cut if len(data) <= TEXT_BYTES_MAX else f"…{cut}"
 

@@ -159,7 +159,7 @@ class Runner:
             Duty("giving back waiting jobs", TICK_S, self._give_back_stale),
             Duty("parking unknown tasks", TICK_S, self._park),
             Duty("pruning", TICK_S, self._prune),
-            Duty("the heartbeat", HEARTBEAT_S, lambda: self._store.beat(self._owner, self._tasks())),
+            Duty("the heartbeat", HEARTBEAT_S, self._beat),
             Duty("tidying up", TIDY_S, self._store.tidy),
         ]
 
@@ -316,6 +316,10 @@ class Runner:
             self._idle.notify_all()
 
     # --- upkeep ---------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        self._store.beat(self._owner, self._tasks())
+        self._attempts.start(self._owner)  # the marks may be elsewhere now
 
     def _rescue(self) -> None:
         for dead, acks in self._store.rescue(self._decide_rescue):

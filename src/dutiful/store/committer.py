@@ -393,18 +393,24 @@ class Committer:
         """Start the thread if need be; return False if it cannot be, as at the interpreter's end."""
         if self._thread is not None:
             return True
-        with self._changing:
-            if self._thread is None:
-                self._is_closing = False
-                thread = threading.Thread(target=self._run, name="dutiful-committer", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:  # "can't create new thread at interpreter shutdown"
-                    return False
-                self._thread = thread
+        thread = threading.Thread(target=self._run, name="dutiful-committer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # "can't create new thread at interpreter shutdown"
+            return False
         return True
 
+    def _is_the_one(self) -> bool:
+        """The thread says that it runs, by itself: an interruption of who started it changes nothing."""
+        with self._changing:
+            if self._thread is not None or self._is_closing:
+                return False
+            self._thread = threading.current_thread()
+            return True
+
     def _run(self) -> None:
+        if not self._is_the_one():
+            return
         while True:
             self._bell.get()
             is_urgent = self._wait_for_company()
@@ -425,6 +431,8 @@ class Committer:
                 self._pass_on()
             if failure is not None and not self._sendings:
                 time.sleep(RETRY_S)
+            if self.has_outcomes():
+                self._arm()
 
     def _wait_for_company(self) -> bool:
         """Wait until the last step is a while ago, or somebody asks for haste; return whether so."""
@@ -439,12 +447,15 @@ class Committer:
     def close(self) -> None:
         """End the thread. What was not written stays in the queues."""
         with self._changing:
-            thread, self._thread = self._thread, None
             self._is_closing = True
+            thread = self._thread
         if thread is not None:
             self._bell.put(None)
             if thread is not threading.current_thread():
                 thread.join()
+        with self._changing:
+            self._thread = None
+            self._is_closing = False
 
 
 def _done(sending: Sending) -> None:

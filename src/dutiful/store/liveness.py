@@ -42,7 +42,6 @@ class Folder:
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(database.name + "-dutiful")
         self._bells: list[str] = []
-        self._bells_seen = 0
         self._bells_until = 0.0
 
     def make(self) -> None:
@@ -54,9 +53,11 @@ class Folder:
                 str(self.path), f"the folder for the lock files cannot be made: {error.strerror}"
             ) from error
         found = self.path.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_mode & stat.S_IWOTH:
+        mine = found.st_uid in (os.geteuid(), 0) or os.geteuid() == 0
+        if not stat.S_ISDIR(found.st_mode) or found.st_mode & stat.S_IWOTH or not mine:
             raise StoreUnavailable(
-                str(self.path), "it must be a folder that not everybody can write to; nothing was changed"
+                str(self.path),
+                "it must be a folder of yours that not everybody can write to; nothing was changed.",
             )
 
     def bells(self) -> list[str]:
@@ -65,10 +66,10 @@ class Folder:
         if now < self._bells_until:
             return self._bells
         self._bells_until = now + BELLS_S
-        changed = self.path.stat().st_mtime_ns
-        if changed != self._bells_seen:
+        try:
             self._bells = [path.name for path in self.path.iterdir() if path.suffix == ".sock"]
-            self._bells_seen = changed
+        except FileNotFoundError:  # somebody removed the folder: the backstop serves
+            self._bells = []
         return self._bells
 
     def tokens(self) -> set[str]:
@@ -169,7 +170,8 @@ def running_of_dead(path: Path) -> tuple[bool, frozenset[JobId] | None]:
     except FileNotFoundError:
         return False, None
     try:
-        if not _try_flock(fd):
+        # Shared, so that two who look do not take each other for the owner.
+        if not _try_flock(fd, fcntl.LOCK_SH):
             return False, None
         content = os.pread(fd, 8 * SLOTS_MAX, 0)
         if len(content) < 8 * SLOTS_MAX:
@@ -264,8 +266,8 @@ _flock = ctypes.PyDLL(None, use_errno=True).flock
 _flock.argtypes = (ctypes.c_int, ctypes.c_int)
 
 
-def _try_flock(fd: int) -> bool:
-    if _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB) == 0:
+def _try_flock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    if _flock(fd, kind | fcntl.LOCK_NB) == 0:
         return True
     code = ctypes.get_errno()
     if code in (errno.EWOULDBLOCK, errno.EINTR):

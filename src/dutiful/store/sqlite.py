@@ -148,8 +148,8 @@ class SqliteStore:
         return self._workers.join(name, queues, concurrency, tasks)
 
     def leave(self, owner: Owner) -> None:
-        self._exchange.unfinished.forget()
         self._workers.leave(owner)
+        self._exchange.unfinished.forget()
 
     def mark(self, owner: Owner) -> Marks:
         return self._workers.mark(owner)
@@ -238,8 +238,8 @@ class SqliteStore:
     # --- editing and upkeep -----------------------------------------------------------------------------
 
     def edit(self, ids: Sequence[JobId], edit: Edit) -> list[JobId]:
-        self._exchange.unfinished.forget()
         with self._access.writing() as now:
+            self._exchange.unfinished.forget()
             return sqlite_upkeep.edit(self._access.db, ids, edit, now)
 
     def prune(self, keep: Keep, *, limit: int) -> int:

@@ -48,7 +48,9 @@ class Access:
         let_go: Callable[[], None],
     ) -> None:
         self.in_memory = path == MEMORY
-        self.path = Path(path) if self.in_memory else Path(path).absolute()
+        # Two names of one file must lead to one folder of locks.
+        self.path = Path(path) if self.in_memory else Path(path).resolve()
+        self._given = Path(path)
         self.label = str(self.path)
         self.busy_s = busy_s
         self.folder = None if self.in_memory else Folder(self.path)
@@ -82,7 +84,7 @@ class Access:
             if self.folder is not None:
                 if not self._create:
                     check_there(self.path)
-                prepare(self.path)
+                prepare(self._given, self.path)
                 self.folder.make()
                 self._file_lock = self._new_file_lock()
             try:
@@ -136,12 +138,20 @@ class Access:
         with self._opening:
             if not self.is_open:
                 return
-            with self._reading, contextlib.suppress(StoreBusy), self._locked_file():
-                # The last connection to close checkpoints and removes the log: under our lock.
-                self.reader.close()
-                self.db.close()
-                self.is_open = False
+            with self._reading:
+                try:
+                    with self._locked_file():
+                        # The last connection to close checkpoints and removes the log: under our lock.
+                        self._close_connections()
+                except StoreBusy:
+                    # Whoever holds the lock has a connection too, so ours is not the last.
+                    self._close_connections()
             self._close_lock()
+
+    def _close_connections(self) -> None:
+        self.reader.close()
+        self.db.close()
+        self.is_open = False
 
     def _after_fork(self) -> None:
         if self.is_open:
@@ -152,8 +162,14 @@ class Access:
     # --- writing -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def writing(self, outcome: Outcome | None = None) -> Generator[int]:
-        """Hold the write lock and a transaction; give the time. Commit at the end, or roll back."""
+    def writing(
+        self, outcome: Outcome | None = None, then: Callable[[], None] | None = None
+    ) -> Generator[int]:
+        """
+        Hold the write lock and a transaction; give the time. Commit at the end, or roll back.
+
+        `then` is called after the commit, with the lock still held.
+        """
         with self._locked():
             db = self.db
             committing = False
@@ -166,6 +182,8 @@ class Access:
             except BaseException as error:
                 self._roll_back(error, outcome, committing=committing)
                 raise
+            if then is not None:
+                then()
             self._committed(outcome)
 
     def write_at_once(self, outcome: Outcome, statement: Callable[[int], None]) -> None:
@@ -305,10 +323,13 @@ class Access:
     def _file_transaction(self) -> Generator[sqlite3.Connection]:
         """On a connection and a lock of its own, like another process: our threads do not wait in line."""
         self._check_open()
+        self._identity.check()
         lock = self._new_file_lock()
         try:
             lock.acquire()
-            with contextlib.closing(self.connection()) as db:
+            with self.translating():
+                opened = self.connection()
+            with contextlib.closing(opened) as db:
                 with self.translating():
                     db.execute("BEGIN IMMEDIATE")
                 try:

@@ -1,6 +1,6 @@
 """One step on a SQLite store (see Store.exchange), by the shortest way that fits it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dutiful.crashpoint import crashpoint
 from dutiful.job import JobId, State
@@ -140,6 +140,7 @@ class Exchange:
                 outcome.stored = _ranges(work.drafts, first)
 
         self._access.write_at_once(outcome, statement)
+        self.unfinished.add(count - len(work.completed))
         if draft is None or not draft.due_at_once:
             _note_delays(work, outcome)
         _after_commit(work, outcome)
@@ -147,17 +148,16 @@ class Exchange:
     # --- by several, in a transaction ---------------------------------------------------------------
 
     def _in_parts(self, work: Work, outcome: Outcome, *, careful: bool) -> None:
-        with self._access.writing(outcome) as now:
+        with self._access.writing(outcome, then=self._ids.committed) as now:
             room = None if work.buffer is None else work.buffer - self.unfinished.now()
             self._end_attempts(work, outcome, now, careful=careful)
             if work.take is not None and work.take.look:
                 sqlite_step.take(self._access.db, work.take, outcome, now=now)
-            ended = sqlite_step.freed(work.acks, work.completed)
+            ended = sqlite_step.freed(work.acks, work.completed, late=outcome.late)
             if work.drafts:
                 self._store(work, outcome, now, None if room is None else room + ended)
             _note_delays(work, outcome)
             _before_commit(work)
-        self._ids.committed()
         if outcome.late:
             self.unfinished.forget()
         self.unfinished.add(sum(map(len, outcome.stored)) - ended)
@@ -183,13 +183,12 @@ class Exchange:
         to_hand = 0
         if wish is not None and wish.handoff and (outcome.drained or not wish.look):
             to_hand = wish.limit - len(outcome.claims)
-        for draft in _merged([draft for draft in drafts if draft.payloads]):
+        for start, draft in _in_order(_merged([draft for draft in drafts if draft.payloads]), first):
             handed = 0
             if wish is not None and _may_hand(draft, wish):
                 handed = min(to_hand, len(draft.payloads))
-            self._insert(first, draft, handed, wish, outcome, now)
+            self._insert(start, draft, handed, wish, outcome, now)
             to_hand -= handed
-            first += len(draft.payloads)
 
     def _insert(
         self, first: JobId, draft: Draft, handed: int, wish: Take | None, outcome: Outcome, now: int
@@ -288,6 +287,15 @@ def _merged(drafts: Sequence[Draft]) -> Iterator[Draft]:
         waiting.append(draft)
     if waiting:
         yield _joined(waiting)
+
+
+def _in_order(drafts: Iterable[Draft], first: JobId) -> list[tuple[JobId, Draft]]:
+    """Give each draft its first id, in order; return them with the most urgent first."""
+    placed: list[tuple[JobId, Draft]] = []
+    for draft in drafts:
+        placed.append((first, draft))
+        first += len(draft.payloads)
+    return sorted(placed, key=lambda pair: -pair[1].priority)
 
 
 def _alike(one: Draft, other: Draft) -> bool:

@@ -59,8 +59,9 @@ def connect(path: str, durability: Literal["full", "normal"], *, busy_s: float) 
 
 def _settings(db: sqlite3.Connection, path: str, durability: str) -> None:
     if path != ":memory:":
-        # Must come before the first table; in a file that exists already it changes nothing.
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if not db.execute("PRAGMA page_count").fetchone()[0]:
+            # Before the first table; later it would change nothing, but write all the same.
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise sqlite3.OperationalError(f"WAL mode cannot be set (journal_mode stays {mode!r})")
@@ -79,9 +80,11 @@ def _settings(db: sqlite3.Connection, path: str, durability: str) -> None:
     db.execute("PRAGMA cache_size = -16000")  # KiB
 
 
-def prepare(path: Path) -> None:
+def prepare(given: Path, path: Path) -> None:
     """
-    Make sure that the file can be there: version, folder, permission, file system, ownership.
+    Make sure that the file can be there: version, folder, permission, file system.
+
+    `path` is where `given` leads, links followed.
 
     Raises:
         StoreUnavailable: With the path and the reason; nothing was created.
@@ -90,6 +93,10 @@ def prepare(path: Path) -> None:
         raise StoreUnavailable(
             str(path),
             f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or newer is needed. Use a newer Python.",
+        )
+    if given.is_symlink() and not path.exists():
+        raise StoreUnavailable(
+            str(given), f"it is a link to {path}, which is not there; nothing was created."
         )
     folder = path.parent
     if not folder.is_dir():
@@ -123,7 +130,9 @@ def check_there(path: Path) -> None:
     if not path.exists():
         raise StoreUnavailable(str(path), "there is no such file; nothing was created.")
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        # Without a log there is no other process: then as immutable, which makes no files beside it.
+        mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True)) as db:
             found = _version(db, str(path))
     except sqlite3.Error as error:
         raise translated(error, str(path), 0.0) from error

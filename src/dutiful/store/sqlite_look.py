@@ -81,7 +81,11 @@ SELECT (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0
        (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= :now)
      + (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes > 0 AND due_at <= :now),
        (SELECT count(*) FROM dutiful_job WHERE parked_at IS NOT NULL),
-       (SELECT min(due_at) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= :now)
+       (SELECT min(due_at) FROM (
+            SELECT min(due_at) AS due_at FROM dutiful_job WHERE state = 'pending' AND crashes = 0
+            UNION ALL
+            SELECT min(due_at) FROM dutiful_job WHERE state = 'pending' AND crashes > 0)
+         WHERE due_at <= :now)
 """
 
 

@@ -191,13 +191,15 @@ _SELECT_DUE = {
 def take(db: sqlite3.Connection, wish: Take, outcome: Outcome, *, now: int) -> None:
     """Claim what is due, most urgent first, and leave what nobody here knows to others."""
     skip = set(wish.skip)
+    suspects = wish.suspects
     while True:
-        due, is_all = _due(db, wish, wish.limit - len(outcome.claims), skip, now)
+        due, is_all = _due(db, wish.queues, wish.limit - len(outcome.claims), suspects, skip, now)
         known = due if wish.known is None else [claim for claim in due if claim.task in wish.known]
         if known:
             ids = _text([claim.id for claim in known])
             db.execute(_CLAIM, {"ids": ids, "owner": wish.owner, "now": now})
             outcome.claims += known
+            suspects -= sum(claim.crashes > 0 for claim in known)
         unknown = {claim.task for claim in due} - {claim.task for claim in known}
         skip |= unknown
         outcome.unknown |= unknown
@@ -207,24 +209,25 @@ def take(db: sqlite3.Connection, wish: Take, outcome: Outcome, *, now: int) -> N
 
 
 def _due(
-    db: sqlite3.Connection, wish: Take, limit: int, skip: set[str], now: int
+    db: sqlite3.Connection, queues: Sequence[str], limit: int, suspects: int, skip: set[str], now: int
 ) -> tuple[list[Claim], bool]:
     """Return up to `limit` due jobs, and whether that is all there are."""
-    sql = _SELECT_DUE[bool(wish.suspects), bool(skip)]
+    sql = _SELECT_DUE[bool(suspects), bool(skip)]
     values: dict[str, object] = {"now": now, "limit": limit}
-    if wish.suspects:
-        values["suspects"] = wish.suspects
+    if suspects:
+        values["suspects"] = suspects
     if skip:
         values["skip"] = _text(sorted(skip))
     found: list[Claim] = []
     is_all = True
-    for queue in wish.queues:
+    for queue in queues:
         here = _read(db.execute(sql, {**values, "queue": queue}).fetchone()[0])
         is_all = is_all and len(here) < limit
         found += here
-    if len(wish.queues) > 1:
+    if len(queues) > 1:
         found.sort(key=_urgency)
-    return _limited(found, limit, wish.suspects), is_all
+    chosen = _limited(found, limit, suspects)
+    return chosen, is_all and len(chosen) == len(found)
 
 
 def _limited(found: list[Claim], limit: int, suspects: int) -> list[Claim]:
@@ -443,9 +446,12 @@ def count_unfinished(db: sqlite3.Connection) -> int:
     )
 
 
-def freed(acks: Iterable[Ack], completed: Collection[tuple[JobId, int]]) -> int:
-    """Return how many of these acks finish their job."""
-    return len(completed) + sum(a.state in FINISHED for a in acks)
+def freed(
+    acks: Iterable[Ack], completed: Collection[tuple[JobId, int]], *, late: Collection[tuple[JobId, int]]
+) -> int:
+    """Return how many jobs these acks have finished, but for those that came too late."""
+    finishing = [(ack.id, ack.attempt) for ack in acks if ack.state in FINISHED]
+    return len(completed) + len(finishing) - sum(pair in late for pair in (*completed, *finishing) if late)
 
 
 def _runs(ids: Sequence[JobId]) -> list[tuple[JobId, JobId]]:

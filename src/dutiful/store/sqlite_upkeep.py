@@ -208,9 +208,14 @@ def follow_clock(db: sqlite3.Connection) -> int:
         step = offset - stored[1]
         if abs(step) < clock.STEP_MS:
             return offset
-        # Not what is fixed on the calendar. A full scan of what is pending, once per step.
+        # Not what is fixed on the calendar, unless it is parked: that is a delay again. Running
+        # jobs too, as they keep their place when they are given back. A full scan, once per step.
         db.execute(
-            "UPDATE dutiful_job SET due_at = due_at + ? WHERE state = 'pending' AND due_fixed = 0", (step,)
+            "UPDATE dutiful_job"
+            " SET due_at = due_at + CASE WHEN due_fixed = 0 OR parked_at IS NOT NULL THEN :step ELSE 0 END,"
+            "     parked_at = parked_at + CASE WHEN due_fixed = 0 THEN :step ELSE 0 END"
+            " WHERE state IN ('pending', 'running')",
+            {"step": step},
         )
         db.execute("UPDATE dutiful_worker SET seen_at = seen_at + ?", (step,))
     _set_meta(db, "clock_boot", boot)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Workers:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._here: dict[Owner, _Here] = {}
+        self._retired: list[_Here] = []
         self._ringer: Ringer | None = None
 
     # --- ours --------------------------------------------------------------------------------------
@@ -48,7 +50,7 @@ class Workers:
                 undo.callback(life.end)
                 here = _Here(life, Doorbell(folder, life.token))
                 undo.callback(here.bell.close)
-            token = "memory" if here is None else here.life.token
+            token = secrets.token_hex(8) if here is None else here.life.token
             with self._access.writing() as now:
                 who = (name, socket.gethostname(), clock.boot_id(), os.getpid(), token, now, now)
                 owner = sqlite_upkeep.add_worker(self._access.db, who, queues, concurrency, tasks)
@@ -68,6 +70,13 @@ class Workers:
         here = self._here.pop(owner, None)
         if here is not None:
             here.end()
+        if not self._here:
+            self._end_retired()
+
+    def _end_retired(self) -> None:
+        for before in self._retired:
+            before.end()
+        self._retired.clear()
 
     def end_all(self) -> None:
         """
@@ -80,6 +89,7 @@ class Workers:
             here.bell.close()
             here.life.abandon()
         self._here.clear()
+        self._end_retired()
         if self._ringer is not None:
             self._ringer.close()
             self._ringer = None
@@ -121,7 +131,8 @@ class Workers:
         here = _Here(life, Doorbell(folder, life.token))
         with self._access.writing():
             sqlite_upkeep.rename_worker(self._access.db, owner, life.token)
-        before.end()
+        # Its marks are still written to by attempts that run; they are ended with the worker.
+        self._retired.append(before)
         return here
 
     # --- the others ------------------------------------------------------------------------------------
