@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.ours import KEEP_ALL, TASK, noop, payloads, wait_until_done
+from bench.ours import KEEP_ALL, TASK, WAIT_S, noop, payloads, wait_until_done
 from dutiful import Worker
 
 
@@ -29,9 +29,11 @@ def send(path: str, jobs: int, delay: float | None = None) -> None:
     say(sent=jobs)
 
 
-def drain(path: str, *, window: tuple[int, int] | None = None, rest: bool = True, keep: bool = False) -> None:
+def drain(
+    path: str, *, window: tuple[int, int] | None = None, until: int | None = None, keep: bool = False
+) -> None:
     """
-    Take what is there, until all is completed and committed; or, without the rest, stop after the window.
+    Take what is there, until all is completed and committed, or the first `until` handlers have run.
 
     `window` is (first, last) of the handler calls, counted from 1, between which the time is
     taken; without one it is taken from the call of `start()` until all is committed.
@@ -50,16 +52,17 @@ def drain(path: str, *, window: tuple[int, int] | None = None, rest: bool = True
             at["began"] = time.perf_counter()
         if count == last:
             at["ended"] = time.perf_counter()
+        if count == until:
             enough.set()
 
     # One handler at a time counts without a lock; with handlers that do nothing one thread serves all anyway.
     worker = Worker(path, handlers={TASK: counted}, concurrency=1, keep_completed=KEEP_ALL if keep else False)
     called_at = time.perf_counter()
     worker.start()
-    if window is not None and not enough.wait(600):
-        raise TimeoutError
-    if rest:
+    if until is None:
         wait_until_done(worker)
+    elif not enough.wait(WAIT_S):
+        raise TimeoutError(f"{count} of {until} handlers have run after {WAIT_S} s")
     if window is None:
         at["began"], at["ended"] = called_at, time.perf_counter()
     worker.stop()

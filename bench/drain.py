@@ -47,9 +47,9 @@ class Window:
         """Return the smallest number of jobs that holds it and all that a worker claims meanwhile."""
         return self.before + self.jobs + LATER
 
-    def drained(self, path: Path, *, rest: bool, keep: bool = False) -> dict[str, Any]:
+    def drained(self, path: Path, *, until: int, keep: bool = False) -> dict[str, Any]:
         window = (self.before + 1, self.before + self.jobs)
-        return children.run("drain", path=str(path), window=window, rest=rest, keep=keep)
+        return children.run("drain", path=str(path), window=window, until=until, keep=keep)
 
     def rate(self, said: dict[str, Any]) -> float:
         return (self.jobs - 1) / float(said["took_s"])
@@ -62,11 +62,11 @@ class Window:
     def beside(self, path: Path, *, keep: bool) -> float:
         """Put few jobs into a file that may be full of others, measure, and drain these."""
         children.run("send", path=str(path), jobs=self.few)
-        return self.rate(self.drained(path, rest=True, keep=keep))
+        return self.rate(self.drained(path, until=self.few, keep=keep))
 
     def of_many(self, path: Path, first_s: list[float]) -> float:
         """Measure in a file where many wait, stop, and send as many as were taken."""
-        said = self.drained(path, rest=False)
+        said = self.drained(path, until=self.before + self.jobs)
         children.run("send", path=str(path), jobs=said["handled"])
         first_s.append(said["first_s"])
         return self.rate(said)

@@ -13,10 +13,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dutiful import StoreError, StoreFull, StoreUnavailable, Worker
+from dutiful.store import sqlite_access
 from tests.crash.harness import Books, program, wait_until
 from tests.crash.recorder import run
 from tests.faults import disk
@@ -218,6 +220,27 @@ def test_a_disk_that_recovers_is_used_again(tmp_path: Path, error: str) -> None:
     assert _refused(done.stdout)
     assert 59 in books.acked().values(), done
     _check(books, done, "for a while")
+
+
+def test_a_store_that_could_not_be_reopened_is_reopened_by_the_next_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an I/O error the fresh connection fails too: sends raise our errors until it does not."""
+
+    def no_connection(*_args: object, **_options: object) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with Worker(tmp_path / "jobs.db", handlers={"work": lambda payload: None}, grace_s=2) as worker:
+        worker.send({"n": 1}, task="work").wait(timeout=10)
+        access: Any = vars(worker)["_store"]._access
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite_access, "connect", no_connection)
+            access._after_io_error()
+            with pytest.raises(StoreError, match="unable to open"):
+                worker.send({"n": 2}, task="work")
+
+        worker.send({"n": 3}, task="work").wait(timeout=10)
+    assert _numbers(tmp_path / "jobs.db") == [1, 3]
 
 
 @needs_mount

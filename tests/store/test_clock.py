@@ -248,10 +248,6 @@ def test_a_live_worker_is_not_silent_because_the_clock_was_set(store: SqliteStor
     assert info.seen_at == clock.wall_ms()
 
 
-# Not yet so; each shows up here when it is mended.
-
-
-@pytest.mark.xfail(reason="follow_clock moves pending jobs only, not the place of running ones", strict=True)
 @pytest.mark.parametrize("way", ["given back", "left", "crashed"])
 def test_a_running_job_that_goes_back_is_due_at_once_though_the_clock_went_back(
     store, hands: Hands, way
@@ -270,7 +266,6 @@ def test_a_running_job_that_goes_back_is_due_at_once_though_the_clock_went_back(
     assert _due_s(store) == 0
 
 
-@pytest.mark.xfail(reason="follow_clock does not move parked_at", strict=True)
 def test_an_unparked_job_is_due_at_once_though_the_clock_went_back(store: SqliteStore, hands: Hands) -> None:
     owner = store.join("w", ["q"], 1)
     _put(store)
@@ -284,9 +279,6 @@ def test_an_unparked_job_is_due_at_once_though_the_clock_went_back(store: Sqlite
     assert _due_s(store) == 0
 
 
-@pytest.mark.xfail(
-    reason="follow_clock leaves out parked jobs with a run_at, whose park time is a delay", strict=True
-)
 def test_a_parked_job_with_run_at_is_looked_at_again_in_time(store: SqliteStore, hands: Hands) -> None:
     owner = store.join("w", ["q"], 1)
     _put(store, run_at=1)

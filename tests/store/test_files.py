@@ -110,7 +110,6 @@ def test_a_lock_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
         inside.opened(tmp_path / "jobs.db")
 
 
-@pytest.mark.xfail(reason="_create_private takes a dangling link for a file that is there", strict=True)
 def test_a_dangling_link_is_not_followed(tmp_path: Path) -> None:
     """Whoever put it there would choose where our file is made, and with which mode."""
     (tmp_path / "jobs.db").symlink_to(tmp_path / "target")
@@ -121,7 +120,6 @@ def test_a_dangling_link_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
-@pytest.mark.xfail(reason="Access.path is absolute, not resolved: two names, two lock folders", strict=True)
 def test_two_names_of_one_file_share_their_locks(tmp_path: Path) -> None:
     """A link to an existing file is fine; but who comes by it must meet who comes by the file."""
     store = inside.opened(tmp_path / "jobs.db")
@@ -288,9 +286,6 @@ def test_the_log_is_cut_back_when_nothing_but_upkeep_has_written(tmp_path: Path)
     assert left < 1024 * 1024
 
 
-@pytest.mark.xfail(
-    reason="PRAGMA auto_vacuum = INCREMENTAL writes the header of a file that has it", strict=True
-)
 def test_a_further_connection_writes_nothing(tmp_path: Path) -> None:
     """Each handler's transaction opens one: it should not cost a commit more."""
     store = inside.opened(tmp_path / "jobs.db")
@@ -346,7 +341,6 @@ def test_reading_goes_on_beside_a_writer(taken) -> None:
     assert store.unfinished() == 0
 
 
-@pytest.mark.xfail(reason="own_transaction: BEGIN's error is not translated", strict=True)
 def test_a_handlers_transaction_says_busy_in_our_words(taken) -> None:
     store, _other = taken
 
@@ -355,7 +349,6 @@ def test_a_handlers_transaction_says_busy_in_our_words(taken) -> None:
             pass
 
 
-@pytest.mark.xfail(reason="own_transaction does not look which file is there", strict=True)
 def test_a_handlers_transaction_makes_no_new_file_where_ours_was_deleted(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     store = inside.opened(path)

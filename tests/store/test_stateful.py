@@ -234,11 +234,11 @@ class StoreMachine(RuleBasedStateMachine):
                 late.append((claim.id, claim.attempt))
                 continue
             self._drop(claim)
-            job.owner, job.cancel_asked = None, False
+            job.owner = None
             if end == "gone":
                 del self.jobs[claim.id]
             elif end == "completed":
-                job.state = State.COMPLETED
+                job.state, job.cancel_asked = State.COMPLETED, False
             else:
                 self._apply(job, next(a for a in acks if a.id == claim.id))
         assert sorted(outcome.late) == sorted(late)
@@ -257,7 +257,10 @@ class StoreMachine(RuleBasedStateMachine):
         return Ack(claim.id, claim.attempt, state, *counts, delay_s=delay_s, error=error)
 
     def _apply(self, job: Job, ack: Ack) -> None:
-        job.state, job.failures, job.crashes = ack.state, ack.failures, ack.crashes
+        # Asked to stop, it is not tried again, however its attempt ended.
+        is_given_up = job.cancel_asked and ack.state is State.PENDING
+        job.state, job.cancel_asked = State.CANCELLED if is_given_up else ack.state, False
+        job.failures, job.crashes = ack.failures, ack.crashes
         if ack.error is not None:
             job.errors.append(ack.attempt)
         if ack.delay_s is not None:
@@ -349,9 +352,11 @@ class StoreMachine(RuleBasedStateMachine):
 
         assert info.owner == owner
         assert sorted(ack.id for ack in acks) == sorted(held)
-        for job_id in held:
-            self.jobs[job_id].cancel_asked = False
         self._given_back(owner, frozenset(running))
+        for job_id in held:
+            job = self.jobs[job_id]
+            if job.cancel_asked:
+                job.state, job.cancel_asked = State.CANCELLED, False
         self.owners[n] = store.join(f"w{n}", QUEUES, 1, [])
         self.held[self.owners[n]] = []
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dutiful import State
-from tests.worker.tools import WAIT_S, script, until
+from tests.worker.tools import WAIT_S, finished, script
 
 SERVER = """
     import contextlib, socket
@@ -78,5 +78,4 @@ def test_a_sigterm_ends_it_and_what_was_accepted_is_done_or_stored(tmp_path, mak
 
     client.handlers.update({"slow": lambda n: n, "thread": lambda n: n})
     with client:
-        until(lambda: not client.counts().by_state[State.PENDING])
-        assert {client.job(job_id).state for job_id in ids} == {State.COMPLETED}
+        assert {finished(client.job(job_id)).state for job_id in ids} == {State.COMPLETED}

@@ -119,7 +119,7 @@ def test_a_job_sent_with_its_connection_exists_if_it_commits(started, store):
             job = worker.send(ctx.attempt, task="other", transaction=db)
             if ctx.attempt == 1:
                 raise ValueError
-            sent.add(job)
+        sent.add(job)
 
     worker.send(0, task="t")
 

@@ -13,6 +13,11 @@ pytest.register_assert_rewrite(
     )
 )
 
-from dutiful.testing.contract import StoreContract  # noqa: E402  # only from here on are asserts explained
+from dutiful.testing.contract import (  # noqa: E402  # only from here on are asserts explained
+    DoorbellContract,
+    DurableContract,
+    StoreContract,
+    UsersTransactionContract,
+)
 
-__all__ = ["StoreContract"]
+__all__ = ["DoorbellContract", "DurableContract", "StoreContract", "UsersTransactionContract"]

@@ -1,9 +1,9 @@
 """
 What every Store must do: the docstrings of `dutiful.store.contract`, sentence by sentence.
 
-Subclass it, give it a fixture, and run it with pytest:
+Subclass what applies, give it a fixture and the hooks (see `Hooks`), and run it with pytest:
 
-    class TestMyStore(StoreContract):
+    class TestMyStore(StoreContract, DurableContract):
         @pytest.fixture
         def store(self, tmp_path):
             store = MyStore(tmp_path / "jobs")
@@ -11,16 +11,27 @@ Subclass it, give it a fixture, and run it with pytest:
             yield store
             store.close()
 
-The other hooks (see `Hooks`) are for what a store alone can arrange, such as a worker's
-death or damage to a stored payload. Tests whose hook is not there are skipped, and say so.
+        def another(self, store):
+            ...
+
+`StoreContract` is for every store, one in memory too. The others are for what a store may have
+besides: jobs that outlive the process (`DurableContract`), a database that it shares with its
+user (`UsersTransactionContract`), a doorbell (`DoorbellContract`). No test is skipped: what is
+inherited is checked, and a hook that is missing is an error.
 """
 
 from dutiful.testing.claims import ClaimContract
-from dutiful.testing.drafts import DraftContract
+from dutiful.testing.drafts import DraftContract, DurableDrafts, UsersTransactionContract
 from dutiful.testing.jobs import JobContract
-from dutiful.testing.steps import StepContract
-from dutiful.testing.workers import WorkerContract
+from dutiful.testing.steps import DurableSteps, StepContract
+from dutiful.testing.workers import DoorbellContract, DurableWorkers, WorkerContract
+
+__all__ = ["DoorbellContract", "DurableContract", "StoreContract", "UsersTransactionContract"]
 
 
 class StoreContract(StepContract, ClaimContract, DraftContract, JobContract, WorkerContract):
     """The one suite for every store, ours or a stranger's."""
+
+
+class DurableContract(DurableSteps, DurableDrafts, DurableWorkers):
+    """For a store whose jobs outlive its process, and that several processes share."""

@@ -1,5 +1,9 @@
 """New jobs: ids, payloads, delays, the bound on unfinished jobs, the user's own transaction."""
 
+from abc import abstractmethod
+from contextlib import AbstractContextManager
+from typing import Any
+
 import pytest
 
 from dutiful.errors import ConfigError
@@ -10,6 +14,7 @@ from dutiful.testing.tools import (
     OTHER,
     QUEUE,
     TASK,
+    Doors,
     Hooks,
     ack,
     draft,
@@ -82,38 +87,6 @@ class DraftContract(Hooks):
         more = put(store, draft("4", "5"))
 
         assert min(more) > max(seen)
-
-    def test_ids_are_never_used_twice_after_a_reopening(self, store: Store) -> None:
-        seen = put(store, draft("1", "2", "3"))
-        store.edit(seen, "delete")
-
-        again = self.reopened(store)
-        more = put(again)
-        again.close()
-
-        assert min(more) > max(seen)
-
-    def test_two_doors_give_no_id_twice(self, store: Store) -> None:
-        other = self.another(store)
-        try:
-            ids = [
-                job_id for n in range(30) for job_id in put((store, other)[n % 2], draft(*"1" * (n % 4 + 1)))
-            ]
-        finally:
-            other.close()
-
-        assert len(ids) == len(set(ids))
-        assert store.unfinished() == len(ids)
-
-    def test_jobs_are_there_after_a_reopening(self, store: Store) -> None:
-        ids = put(store, draft("1", "2", priority=2), draft(delay_s=HOUR_S))
-        before = store.get(ids)
-
-        again = self.reopened(store)
-        found = again.get(ids)
-        again.close()
-
-        assert found == before
 
     # --- payloads ---------------------------------------------------------------------------
 
@@ -263,11 +236,9 @@ class DraftContract(Hooks):
         assert [len(ids) for ids in outcome.stored] == [3, 1, 0]
         assert store.unfinished() == 5
 
-    @pytest.mark.parametrize(
-        "freed_by", ["completed", "dead", "a plain completion", "cancel", "delete", "deleted outside"]
-    )
+    @pytest.mark.parametrize("freed_by", ["completed", "dead", "a plain completion", "cancel", "delete"])
     def test_whatever_ends_a_job_makes_room(self, store: Store, freed_by: str) -> None:
-        """The count stays right over any number of steps, edits, and other doors."""
+        """The count stays right over any number of steps and edits."""
         owner = store.join("w", [QUEUE], 1)
         (job_id,) = put(store, buffer=1)
         assert put(store, buffer=1) == []
@@ -277,10 +248,6 @@ class DraftContract(Hooks):
         elif freed_by == "a plain completion":
             (claim,) = take(store, owner)
             step(store, completed=[(claim.id, claim.attempt)])
-        elif freed_by == "deleted outside":
-            other = self.another(store)
-            other.edit([job_id], "delete")
-            other.close()
         else:
             store.edit([job_id], "cancel" if freed_by == "cancel" else "delete")
 
@@ -301,7 +268,65 @@ class DraftContract(Hooks):
             assert store.unfinished() <= 6
         assert store.unfinished() == 6
 
-    # --- the user's transaction --------------------------------------------------------------------
+    def test_a_transaction_of_something_else_is_refused(self, store: Store) -> None:
+        with pytest.raises(ConfigError):
+            store.insert_in(object(), [draft()])
+
+        assert store.unfinished() == 0
+
+
+class DurableDrafts(Doors):
+    """What becomes of `Draft`s when the store is closed, or has two doors."""
+
+    def test_ids_are_never_used_twice_after_a_reopening(self, store: Store) -> None:
+        seen = put(store, draft("1", "2", "3"))
+        store.edit(seen, "delete")
+
+        again = self.reopened(store)
+        more = put(again)
+        again.close()
+
+        assert min(more) > max(seen)
+
+    def test_two_doors_give_no_id_twice(self, store: Store) -> None:
+        other = self.another(store)
+        try:
+            ids = [
+                job_id for n in range(30) for job_id in put((store, other)[n % 2], draft(*"1" * (n % 4 + 1)))
+            ]
+        finally:
+            other.close()
+
+        assert len(ids) == len(set(ids))
+        assert store.unfinished() == len(ids)
+
+    def test_jobs_are_there_after_a_reopening(self, store: Store) -> None:
+        ids = put(store, draft("1", "2", priority=2), draft(delay_s=HOUR_S))
+        before = store.get(ids)
+
+        again = self.reopened(store)
+        found = again.get(ids)
+        again.close()
+
+        assert found == before
+
+    def test_what_is_deleted_through_another_door_makes_room(self, store: Store) -> None:
+        (job_id,) = put(store, buffer=1)
+        assert put(store, buffer=1) == []
+        other = self.another(store)
+        other.edit([job_id], "delete")
+        other.close()
+
+        assert len(put(store, buffer=1)) == 1
+        assert put(store, buffer=1) == []
+
+
+class UsersTransactionContract(Hooks):
+    """What `insert_in` promises; for stores that share a database with their user."""
+
+    @abstractmethod
+    def users_transaction(self, store: Store) -> AbstractContextManager[Any]:
+        """Return a transaction of the user's own, for `insert_in`; it rolls back on an exception."""
 
     def test_jobs_inserted_in_a_users_transaction_exist_if_it_commits(self, store: Store) -> None:
         owner = store.join("w", [QUEUE], 1)
@@ -325,12 +350,6 @@ class DraftContract(Hooks):
             store.insert_in(connection, [draft("1", "2")])
 
         assert put(store, buffer=3) == []
-
-    def test_a_transaction_of_something_else_is_refused(self, store: Store) -> None:
-        with pytest.raises(ConfigError):
-            store.insert_in(object(), [draft()])
-
-        assert store.unfinished() == 0
 
     def test_a_job_of_a_users_transaction_can_be_seen_coming(self, store: Store) -> None:
         """`changed` tells of the commit of another's."""

@@ -251,12 +251,12 @@ class JobContract(Hooks):
 
     def test_prune_goes_by_age(self, store: Store) -> None:
         ids = self.finished(store, 3)
-        self.pass_time(store, 0.9)
+        self.pass_time(store, HOUR_S)
         (owner,) = (info.owner for info in store.workers())
         (young,) = put(store)
         step(store, acks=[ack(claim) for claim in take(store, owner)])
 
-        assert store.prune(Keep(age_s=0.8), limit=100) == 3
+        assert store.prune(Keep(age_s=HOUR_S), limit=100) == 3
 
         assert [job.id for job in store.get([*ids, young])] == [young]
 

@@ -10,6 +10,7 @@ from dutiful.store.contract import Outcome, Owner, Store, Work
 from dutiful.testing.tools import (
     OTHER,
     QUEUE,
+    Doors,
     Hooks,
     ack,
     draft,
@@ -97,76 +98,6 @@ class WorkerContract(Hooks):
         marks[0] = 2**40
         marks[1] = 7
         marks[0] = 0
-
-    # --- death and rescue -----------------------------------------------------------------
-
-    def decide(self, claim: Claim, was_running: bool) -> Ack:
-        """Count a crash for what was running."""
-        return ack(claim, State.PENDING, crashes=claim.crashes + was_running)
-
-    def test_the_living_are_not_rescued(self, store: Store) -> None:
-        other = self.another(store)
-        try:
-            owner = other.join("w", [QUEUE], 1)
-            put(store)
-            (claim,) = take(other, owner)
-
-            assert store.rescue(self.decide) == []
-            assert other.rescue(self.decide) == []
-            assert state_of(store, claim.id) is State.RUNNING
-        finally:
-            other.close()
-
-    def test_the_jobs_of_a_dead_worker_go_back_in_line_once(self, store: Store) -> None:
-        """What it ran is told apart from what it held, by its marks."""
-        put(store, draft("1", "2", "3"))
-        owner = store.join("w", [QUEUE], 1)
-        ran, held, done = take(store, owner)
-        step(store, completed=[(done.id, done.attempt)])
-        store.mark(owner)[0] = ran.id
-        other = self.another(store)
-        try:
-            self.die(store, owner)
-
-            ((info, acks),) = other.rescue(self.decide)
-
-            assert (info.owner, info.name) == (owner, "w")
-            assert sorted((a.id, a.crashes) for a in acks) == [(ran.id, 1), (held.id, 0)]
-            assert (other.rescue(self.decide), store.rescue(self.decide), other.workers()) == ([], [], [])
-            assert [(job.state, job.crashes) for job in store.get([ran.id, held.id])] == [
-                (State.PENDING, 1),
-                (State.PENDING, 0),
-            ]
-            assert step(store, acks=[ack(ran)]).late == [(ran.id, 1)]
-        finally:
-            other.close()
-
-    def test_a_rescue_that_fails_leaves_the_dead_to_the_next(self, store: Store) -> None:
-        put(store)
-        owner = store.join("w", [QUEUE], 1)
-        (claim,) = take(store, owner)
-        self.die(store, owner)
-
-        def fail(_claim: Claim, _was_running: bool) -> Ack:
-            raise RuntimeError("undecided")
-
-        with pytest.raises(RuntimeError, match="undecided"):
-            store.rescue(fail)
-
-        assert state_of(store, claim.id) is State.RUNNING
-        assert [info.owner for info, _acks in store.rescue(self.decide)] == [owner]
-        assert state_of(store, claim.id) is State.PENDING
-
-    def test_a_store_that_closed_without_leaving_is_rescued_at_once(self, store: Store) -> None:
-        """As after a full disk, which kept it from leaving."""
-        other = self.another(store)
-        owner = other.join("w", [QUEUE], 1)
-        (job_id,) = put(store)
-        take(other, owner)
-        other.close()
-
-        assert [info.owner for info, _acks in store.rescue(self.decide)] == [owner]
-        assert state_of(store, job_id) is State.PENDING
 
     # --- the handler's transaction --------------------------------------------------------
 
@@ -256,27 +187,77 @@ class WorkerContract(Hooks):
 
         assert len(store.get(ids)) == 50
 
-    # --- bells ---------------------------------------------------------------------------------
 
-    def test_a_ring_is_heard_at_the_other_door(self, store: Store) -> None:
-        """Until it is hushed; one's own ring is not."""
+class DurableWorkers(Doors):
+    """Death and rescue, and what is seen of another's commits."""
+
+    def decide(self, claim: Claim, was_running: bool) -> Ack:
+        """Count a crash for what was running."""
+        return ack(claim, State.PENDING, crashes=claim.crashes + was_running)
+
+    def test_the_living_are_not_rescued(self, store: Store) -> None:
         other = self.another(store)
         try:
             owner = other.join("w", [QUEUE], 1)
-            bell = other.doorbell()
-            if bell is None:
-                pytest.skip("this store has no doorbells")
+            put(store)
+            (claim,) = take(other, owner)
 
-            other.ring()
-            assert not select.select([bell], [], [], 0)[0]
-            store.ring()
-            assert select.select([bell], [], [], 5)[0]
-            other.hush()
-            assert not select.select([bell], [], [], 0)[0]
-            other.leave(owner)
-            store.ring()
+            assert store.rescue(self.decide) == []
+            assert other.rescue(self.decide) == []
+            assert state_of(store, claim.id) is State.RUNNING
         finally:
             other.close()
+
+    def test_the_jobs_of_a_dead_worker_go_back_in_line_once(self, store: Store) -> None:
+        """What it ran is told apart from what it held, by its marks."""
+        put(store, draft("1", "2", "3"))
+        owner = store.join("w", [QUEUE], 1)
+        ran, held, done = take(store, owner)
+        step(store, completed=[(done.id, done.attempt)])
+        store.mark(owner)[0] = ran.id
+        other = self.another(store)
+        try:
+            self.die(store, owner)
+
+            ((info, acks),) = other.rescue(self.decide)
+
+            assert (info.owner, info.name) == (owner, "w")
+            assert sorted((a.id, a.crashes) for a in acks) == [(ran.id, 1), (held.id, 0)]
+            assert (other.rescue(self.decide), store.rescue(self.decide), other.workers()) == ([], [], [])
+            assert [(job.state, job.crashes) for job in store.get([ran.id, held.id])] == [
+                (State.PENDING, 1),
+                (State.PENDING, 0),
+            ]
+            assert step(store, acks=[ack(ran)]).late == [(ran.id, 1)]
+        finally:
+            other.close()
+
+    def test_a_rescue_that_fails_leaves_the_dead_to_the_next(self, store: Store) -> None:
+        put(store)
+        owner = store.join("w", [QUEUE], 1)
+        (claim,) = take(store, owner)
+        self.die(store, owner)
+
+        def fail(_claim: Claim, _was_running: bool) -> Ack:
+            raise RuntimeError("undecided")
+
+        with pytest.raises(RuntimeError, match="undecided"):
+            store.rescue(fail)
+
+        assert state_of(store, claim.id) is State.RUNNING
+        assert [info.owner for info, _acks in store.rescue(self.decide)] == [owner]
+        assert state_of(store, claim.id) is State.PENDING
+
+    def test_a_store_that_closed_without_leaving_is_rescued_at_once(self, store: Store) -> None:
+        """As after a full disk, which kept it from leaving."""
+        other = self.another(store)
+        owner = other.join("w", [QUEUE], 1)
+        (job_id,) = put(store)
+        take(other, owner)
+        other.close()
+
+        assert [info.owner for info, _acks in store.rescue(self.decide)] == [owner]
+        assert state_of(store, job_id) is State.PENDING
 
     def test_a_commit_at_the_other_door_is_seen(self, store: Store) -> None:
         other = self.another(store)
@@ -286,5 +267,28 @@ class WorkerContract(Hooks):
 
             assert store.changed()
             assert not store.changed()
+        finally:
+            other.close()
+
+
+class DoorbellContract(Doors):
+    """What `ring` and `doorbell` promise; for stores that have one."""
+
+    def test_a_ring_is_heard_at_the_other_door(self, store: Store) -> None:
+        """Until it is hushed; one's own ring is not."""
+        other = self.another(store)
+        try:
+            owner = other.join("w", [QUEUE], 1)
+            bell = other.doorbell()
+            assert bell is not None
+
+            other.ring()
+            assert not select.select([bell], [], [], 0)[0]
+            store.ring()
+            assert select.select([bell], [], [], 5)[0]
+            other.hush()
+            assert not select.select([bell], [], [], 0)[0]
+            other.leave(owner)
+            store.ring()
         finally:
             other.close()
