@@ -2,7 +2,7 @@
 Huey: SqliteHuey(fsync=True, results=False) and its consumer with one worker thread.
 
 It polls every 1 ms instead of its 0.1 s that grow to 10 s. No bulk way: `map` enqueues, and
-commits, one by one. More worker threads were no faster: they share one connection.
+commits, one by one. One worker thread: all share one connection under a lock.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@ litequeue: a table and three statements; the loop is its user's.
 
 Bulk: `put` inside its own `transaction()`; `done` likewise, 100 at a time or when nothing
 waits. Every `pop` is a commit, and sorts all jobs that wait: so sender and worker take turns
-in one thread, 100 jobs each, which keeps few waiting. Side by side they were slower.
+in one thread, 100 jobs each, which keeps few waiting and no lock contended.
 """
 
 import time

@@ -179,6 +179,8 @@ def _write_other(value: object) -> msgspec.Raw:
 
 
 def _read_other(kind: type, value: object) -> Any:
+    if kind is object:  # an annotation that says nothing takes anything
+        return value
     if not is_pydantic(kind):
         raise NotImplementedError
     return _read_model(kind)(_ENCODER.encode(value).decode())

@@ -156,7 +156,7 @@ def test_a_missing_lock_file_says_nothing(store, monkeypatch) -> None:
 
 
 def test_a_worker_makes_its_lock_file_again(store) -> None:
-    """Somebody removed it: at the next beat it is there under another name, marks and all."""
+    """Somebody removed it: at the next beat it is there again, marks and all."""
     owner = store.join("w", ["q"], 1)
     store.mark(owner)[3] = 42
     before = inside.life_of(store, owner).token
@@ -165,7 +165,7 @@ def test_a_worker_makes_its_lock_file_again(store) -> None:
     store.beat(owner)
 
     (info,) = store.workers()
-    assert info.token != before
+    assert info.token == before
     assert inside.folder_of(store).tokens() == {info.token}
     assert store.mark(owner)[3] == 42
     inside.die(store, owner)

@@ -106,7 +106,7 @@ TRACED = [
     ("unpark", lambda s: sqlite_upkeep.unpark(inside.writer(s), ["t"]), {PK, PARKED}),
     ("cancelled", lambda s: s.cancelled(1), {CANCEL}),
     ("running_of", lambda s: sqlite_upkeep.running_of(inside.writer(s), 1), {RUNNING}),
-    ("give_back", lambda s: sqlite_upkeep.give_back(inside.writer(s), 1), {RUNNING}),
+    ("give_back", lambda s: sqlite_upkeep.give_back(inside.writer(s), 1, 0), {RUNNING}),
     ("prune", lambda s: s.prune(Keep(count=0), limit=2), {PK, FINISHED}),
     ("retry", lambda s: s.edit([1, 2, 3], "retry"), {PK}),
     ("cancel", lambda s: s.edit([1, 2, 3], "cancel"), {PK}),

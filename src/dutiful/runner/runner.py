@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dutiful.config import Config
 from dutiful.core import pacing
 from dutiful.core.lifecycle import after, runs_alone
-from dutiful.errors import StoreError
+from dutiful.errors import StoreCorrupt, StoreError, StoreReplaced
 from dutiful.events import (
     Events,
     StoreRecovered,
@@ -485,7 +485,8 @@ class Runner:
             try:
                 self._committer.step()
             except StoreError as error:
-                if deadline.rest_s(at_most=1.0) <= 0 and least.rest_s(at_most=1.0) <= 0:
+                is_hopeless = isinstance(error, StoreCorrupt | StoreReplaced)
+                if is_hopeless or (deadline.rest_s(1.0) <= 0 and least.rest_s(1.0) <= 0):
                     duty = "writing the last outcomes (their jobs run again)"
                     self._events.emit(WorkerFault(self._config.name, duty, str(error)))
                     return

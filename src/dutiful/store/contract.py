@@ -167,6 +167,8 @@ class Store(Protocol):
         An ack applies only while its `(id, attempt)` is running; the others are `late`
         and change nothing. Claims come most urgent first: priority (higher first), then
         time, then id; each raises the job's attempt. No two callers get the same attempt.
+        Suspects come first. A job that was asked to stop (`edit`) and would be tried again
+        is cancelled instead.
 
         Raises:
             StoreError: `outcome.committed` tells whether the step was done.

@@ -79,7 +79,7 @@ class Folder:
     def forget(self, token: str) -> None:
         """Remove a dead worker's files."""
         for ending in (".lock", ".sock"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # gone already, or the disk is read-only by now
                 (self.path / (token + ending)).unlink()
 
 
@@ -124,8 +124,8 @@ class FileLock:
 class Life:
     """One worker's lock file, held until `end` or the death of the process and its children."""
 
-    def __init__(self, folder: Folder) -> None:
-        self.token = secrets.token_hex(8)
+    def __init__(self, folder: Folder, token: str | None = None) -> None:
+        self.token = token or secrets.token_hex(8)
         self._folder = folder
         self.path = folder.path / f"{self.token}.lock"
         self.fd = self._create()

@@ -231,6 +231,7 @@ class SqliteStore:
             return sqlite_step.count_unfinished(db)
 
     def next_due_s(self, queues: Sequence[str], skip: Collection[str] = ()) -> float | None:
+        self._access.follow_clock()
         with self._access.looking() as db:
             due_at = sqlite_look.next_due(db, queues, skip)
         return None if due_at is None else max(0.0, (due_at - clock.wall_ms()) / 1000)

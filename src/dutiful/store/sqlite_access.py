@@ -68,6 +68,7 @@ class Access:
         self._let_go = let_go
         self._fork = ForkGuard(self._after_fork)
         self._log_bytes = 0
+        self._is_broken = False  # after an I/O error, until fresh connections are open
         self._seen = 0
         self._looker = 0  # the thread that is reading
 
@@ -243,6 +244,8 @@ class Access:
 
     def _prepare(self) -> None:
         self._check_open()
+        if self._is_broken:
+            self._begin_again()
         if self.db.in_transaction:  # an interruption left it
             self.db.execute("ROLLBACK")
 
@@ -283,11 +286,24 @@ class Access:
         """
         if self.in_memory:
             return
-        with contextlib.suppress(sqlite3.Error, StoreError), self._reading:  # the next write tries again
+        self._is_broken = True
+        with contextlib.suppress(StoreError):  # the next write tries again
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        self._identity.check()  # opening would make a new file in place of a deleted one
+        with self._reading, self.translating():
             self.reader.close()
             self.db.close()
             self._connect()
             self.db.execute("UPDATE dutiful_meta SET value = value WHERE key = 'next_id'")
+        self._is_broken = False
+
+    def follow_clock(self) -> None:
+        """Move due times now if the wall clock was set."""
+        if self._steps.step_ms():
+            with self.writing():
+                pass
 
     def _set_clock(self) -> None:
         """Follow the wall clock when it was set, and move the due times that came from delays."""

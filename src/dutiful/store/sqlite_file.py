@@ -112,11 +112,11 @@ def prepare(given: Path, path: Path) -> None:
             f"the folder is on {kind}, where SQLite's shared memory and locks do not hold and jobs could be "
             "lost; nothing was changed. Use a local disk, or PostgreSQL for several machines.",
         )
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise StoreUnavailable(str(path), f"{folder} is mounted read-only; nothing was changed.")
     for name in (path, folder) if path.exists() else (folder,):
         if not os.access(name, os.W_OK):
             raise StoreUnavailable(str(path), f"no permission to write {name}; nothing was changed.")
-    if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        raise StoreUnavailable(str(path), f"{folder} is mounted read-only; nothing was changed.")
     if not path.exists():
         _create_private(path)
 

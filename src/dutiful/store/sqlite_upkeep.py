@@ -42,11 +42,6 @@ def remove_worker(db: sqlite3.Connection, owner: Owner) -> bool:
     return db.execute("DELETE FROM dutiful_worker WHERE id = ?", (owner,)).rowcount == 1
 
 
-def rename_worker(db: sqlite3.Connection, owner: Owner, token: str) -> None:
-    """Say under which name the worker's lock file is now."""
-    db.execute("UPDATE dutiful_worker SET token = ? WHERE id = ?", (token, owner))
-
-
 def running_of(db: sqlite3.Connection, owner: Owner) -> list[Claim]:
     """Return the jobs that a worker owns, without payloads. By index dutiful_job_running."""
     text = db.execute(
@@ -57,11 +52,15 @@ def running_of(db: sqlite3.Connection, owner: Owner) -> list[Claim]:
     return msgspec.json.decode(text, type=list[Claim])
 
 
-def give_back(db: sqlite3.Connection, owner: Owner) -> None:
-    """Put all that a worker owns back in line, at nobody's fault."""
+def give_back(db: sqlite3.Connection, owner: Owner, now: int) -> None:
+    """Put all that a worker owns back in line, at nobody's fault; end what was asked to stop."""
     db.execute(
-        "UPDATE dutiful_job SET state = 'pending', owner = NULL WHERE state = 'running' AND owner = ?",
-        (owner,),
+        "UPDATE dutiful_job"
+        " SET state = CASE WHEN cancel_at IS NULL THEN 'pending' ELSE 'cancelled' END,"
+        "     finished_at = CASE WHEN cancel_at IS NULL THEN NULL ELSE :now END,"
+        "     owner = NULL, cancel_at = NULL"
+        " WHERE state = 'running' AND owner = :owner",
+        {"owner": owner, "now": now},
     )
 
 

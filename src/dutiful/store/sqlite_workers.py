@@ -35,7 +35,7 @@ class Workers:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._here: dict[Owner, _Here] = {}
-        self._retired: list[_Here] = []
+        self._retired: list[Life] = []
         self._ringer: Ringer | None = None
 
     # --- ours --------------------------------------------------------------------------------------
@@ -61,8 +61,8 @@ class Workers:
 
     def leave(self, owner: Owner) -> None:
         """Give back what the worker still owns, and take it out."""
-        with self._access.writing():
-            sqlite_upkeep.give_back(self._access.db, owner)
+        with self._access.writing() as now:
+            sqlite_upkeep.give_back(self._access.db, owner, now)
             sqlite_upkeep.remove_worker(self._access.db, owner)
         self._end(owner)
 
@@ -74,8 +74,8 @@ class Workers:
             self._end_retired()
 
     def _end_retired(self) -> None:
-        for before in self._retired:
-            before.end()
+        for life in self._retired:
+            life.abandon()
         self._retired.clear()
 
     def end_all(self) -> None:
@@ -100,6 +100,7 @@ class Workers:
             here.life.abandon()
             here.bell.close()
         self._here.clear()
+        self._end_retired()
         self._ringer = None
 
     def mark(self, owner: Owner) -> Marks:
@@ -117,23 +118,21 @@ class Workers:
         """Say that the worker lives; make its lock file again if somebody removed it."""
         here = self._here.get(owner)
         if here is not None and not here.life.is_in_place():
-            self._here[owner] = self._again(owner, here)
+            self._here[owner] = self._again(here)
         with self._access.writing() as now:
             sqlite_upkeep.keep_clock(self._access.db)
             sqlite_upkeep.beat(self._access.db, owner, tasks, now)
 
-    def _again(self, owner: Owner, before: _Here) -> _Here:
+    def _again(self, before: _Here) -> _Here:
+        """Make the lock file again, under its name. Its bell, if that is gone too, is done without."""
         folder = self._access.folder
         assert folder is not None, "in memory there is no lock file"
         folder.make()
-        life = Life(folder)
+        life = Life(folder, before.life.token)
         life.marks[:] = before.life.marks
-        here = _Here(life, Doorbell(folder, life.token))
-        with self._access.writing():
-            sqlite_upkeep.rename_worker(self._access.db, owner, life.token)
-        # Its marks are still written to by attempts that run; they are ended with the worker.
-        self._retired.append(before)
-        return here
+        # Its marks are still written to by attempts that run; they are let go with the worker.
+        self._retired.append(before.life)
+        return _Here(life, before.bell)
 
     # --- the others ------------------------------------------------------------------------------------
 
