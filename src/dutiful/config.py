@@ -74,6 +74,8 @@ class Config:
         check_name(self.name, "worker name")
         if isinstance(self.queues, str) or not self.queues:
             raise ConfigError(f"queues is {self.queues!r}; it must name one or more, as a tuple.")
+        if not isinstance(self.retry, Retry):
+            raise ConfigError(f"retry is {self.retry!r}; it must be a Retry.")
         for queue in self.queues:
             check_name(queue, "queue")
         _at_least(1, concurrency=self.concurrency, max_crashes=self.max_crashes)
@@ -93,6 +95,8 @@ def keep(setting: Keep | int | bool | None) -> Keep:
         return setting
     if setting is None or setting is True:
         return Keep()
+    if not isinstance(setting, int):
+        raise ConfigError(f"keep_completed is {setting!r}; it must be a Keep, a count, True or False.")
     return Keep(count=int(setting))
 
 

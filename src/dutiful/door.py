@@ -1,11 +1,22 @@
 """Who is inside `send` right now, so that `stop` can wait for them and nobody slips in after."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
+from typing import Protocol
 
 from dutiful.errors import ForkedProcess, WorkerStopped
 from dutiful.stopping import Deadline
+
+
+class Insider(Protocol):
+    """A task that sends."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        ...
 
 
 class Door:
@@ -13,7 +24,7 @@ class Door:
 
     def __init__(self, worker: str) -> None:
         self._worker = worker
-        self._inside: set[object] = set()
+        self._inside: set[int | Insider] = set()
         self._left = threading.Event()
         self._is_open = True
         self._pid = 0
@@ -23,9 +34,12 @@ class Door:
         """Whether new senders are let in."""
         return self._is_open
 
-    def is_inside(self) -> bool:
-        """Whether this very thread is inside: it cannot wait for itself to leave."""
-        return threading.get_ident() in self._inside
+    def waits_for_loop_here(self) -> bool:
+        """Whether coroutines are inside, and this thread has an event loop: perhaps the one they need."""
+        if not any(not isinstance(who, int) for who in list(self._inside)):
+            return False
+        asyncio = sys.modules["asyncio"]
+        return asyncio._get_running_loop() is not None  # noqa: SLF001  # get_running_loop would raise
 
     def use_here(self) -> None:
         """From now on it belongs to this process: what it leads to is open here."""
@@ -58,7 +72,7 @@ class Door:
 
     # Two calls and not a context manager: a generator's would cost 3 µs on every send.
 
-    def enter(self, who: object = None, *, exempt: bool = False) -> object | None:
+    def enter(self, who: Insider | None = None, *, exempt: bool = False) -> int | Insider | None:
         """
         Come in, and return what to give to `leave`; `exempt` for handlers, who work on while we stop.
 
@@ -76,7 +90,7 @@ class Door:
             raise WorkerStopped(self._worker)
         return me
 
-    def leave(self, me: object | None) -> None:
+    def leave(self, me: int | Insider | None) -> None:
         """Go out."""
         if me is not None:
             self._inside.discard(me)
@@ -97,8 +111,33 @@ class Door:
         while self._inside:
             self._left.clear()
             kick()
+            self._forget_gone()
             rest_s = deadline.rest_s(at_most=0.02)
             if rest_s <= 0:
                 return
             if self._inside:
                 self._left.wait(rest_s)
+
+    def _forget_gone(self) -> None:
+        """
+        A signal's exception may have struck between coming in and being sure to leave.
+
+        So what counts is whether the thread has a send on its stack, or the task still runs.
+        """
+        # Documented, for tools that look at other threads.
+        frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        for who in list(self._inside):
+            is_gone = not _is_sending(frames.get(who)) if isinstance(who, int) else who.done()
+            if is_gone:
+                self._inside.discard(who)
+
+
+def _is_sending(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "dutiful.worker" and frame.f_code.co_name in _SENDING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_SENDING = ("_send", "_send_many")

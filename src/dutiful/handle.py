@@ -24,6 +24,13 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     return await asyncio.to_thread(function, *args, **kwargs)
 
 
+def current_task() -> Any:
+    """Return the asyncio task that is running."""
+    import asyncio  # as above
+
+    return asyncio.current_task()
+
+
 class Desk(Protocol):
     """What a job's handle needs of its worker."""
 

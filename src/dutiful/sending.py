@@ -77,7 +77,7 @@ class Sending:
         self.run_at = _instant(options.get("run_at"))
         self.priority = _priority(options.get("priority", 0))
         self.transaction = options.get("transaction")
-        self.timeout = options.get("timeout")
+        self.timeout = _timeout_s(options.get("timeout"))
         if delay is not None and self.run_at is not None:
             raise ConfigError("delay= and run_at= were both given; use one. Nothing was stored.")
 
@@ -213,6 +213,16 @@ def _delay_s(delay: float | timedelta | None) -> float | None:
     if seconds > 3e9:  # a hundred years; beyond, instants would leave 64 bits
         raise ConfigError(f"delay is {delay!r}: more than a century. Nothing was stored.")
     return float(seconds) or None
+
+
+def _timeout_s(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        raise ConfigError(
+            f"timeout is {timeout!r}; it must be seconds, 0 or more, or None. Nothing was stored."
+        )
+    return float(timeout)
 
 
 def _instant(run_at: datetime | None) -> int | None:

@@ -1,5 +1,6 @@
 """How a worker stops: once, in a thread of its own, so that whoever waits for it may be interrupted."""
 
+import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -58,3 +59,23 @@ class Stopping:
         self._over.wait()
         if self._error is not None:
             raise self._error
+
+
+def is_inside_engine() -> bool:
+    """
+    Whether this thread has, further down its stack, code of ours that may hold a lock.
+
+    So it is in a handler, and in a signal handler that struck in the middle of a send or a
+    look: it must not wait for the end of what it interrupts.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        is_ours = name.startswith("dutiful.") and not name.startswith(("dutiful.cli", "dutiful.testing"))
+        if is_ours and frame.f_code.co_name not in _MERELY_STOPPING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_MERELY_STOPPING = ("is_inside_engine", "stop", "_must_not_wait", "_stop_at_exit", "__exit__")

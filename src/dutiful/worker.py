@@ -16,13 +16,13 @@ from dutiful.core.retry import Retry
 from dutiful.door import Door
 from dutiful.errors import AlreadyStarted, ConfigError, DutifulError, WorkerStopped
 from dutiful.events import Events, JobsLost
-from dutiful.handle import Job, Jobs, in_thread
+from dutiful.handle import Job, Jobs, current_task, in_thread
 from dutiful.handler import made_of
 from dutiful.job import JobId, Record, State
 from dutiful.registry import Registry
 from dutiful.runner.runner import Runner
 from dutiful.sending import CHUNK_JOBS, Drafting, Room, Sending, SendOptions
-from dutiful.stopping import Deadline, Stopping
+from dutiful.stopping import Deadline, Stopping, is_inside_engine
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Counts, Draft, Edit, Query, Store, WorkerInfo
 from dutiful.store.sqlite import MEMORY, SqliteStore
@@ -121,7 +121,6 @@ class Worker:
         self._runner: Runner | None = None
         self._changing = threading.RLock()
         self._is_open = False
-        self._changer = 0  # the thread that is inside start()
         self._asking = threading.RLock()
         self._deadline = Deadline(None)
         self._stopping: Stopping | None = None
@@ -310,11 +309,20 @@ class Worker:
         gone: threading.Event | None = None,
     ) -> None:
         store = self.opened()
+        if how.transaction is None:
+            self._check_not_in_transaction()
         if how.transaction is not None:
             ranges += store.insert_in(how.transaction, drafts)
         else:
             self._room.store(
                 drafts, how.timeout, ranges, exempt=exempt, check=lambda: self._still_wanted(gone)
+            )
+
+    def _check_not_in_transaction(self) -> None:
+        if self._store.is_in_transaction_here():
+            raise ConfigError(
+                "this is inside ctx.transaction(), which holds the write lock; nothing was stored. "
+                "Send with transaction=…, or after the block."
             )
 
     def _still_wanted(self, gone: threading.Event | None) -> None:
@@ -336,10 +344,11 @@ class Worker:
         if self._config.buffer is not None:  # it may have to wait for room
             return await self._in_thread(lambda gone: self._send(payload, options, exempt=exempt, gone=gone))
         how = Sending(self._registry, self._config, options)
-        me = self._door.enter(object(), exempt=exempt)
+        me = self._door.enter(current_task(), exempt=exempt)
         try:
             if not self._is_open:
                 await in_thread(self.opened)
+            self._check_not_in_transaction()
             return Job(self, (await self._edge().store([self._drafting.one(payload, how)]))[0][0])
         finally:
             self._door.leave(me)
@@ -396,11 +405,7 @@ class Worker:
         with self._changing:
             if self._runner is not None:
                 raise AlreadyStarted(self._config.name)
-            self._changer = threading.get_ident()
-            try:
-                self._start()
-            finally:
-                self._changer = 0
+            self._start()
 
     def _start(self) -> None:
         self.opened()
@@ -446,12 +451,7 @@ class Worker:
 
     def _must_not_wait(self) -> bool:
         """Whether this thread stands in the way of what it would wait for."""
-        return (
-            self._is_handler_here()
-            or self._door.is_inside()
-            or self._changer == threading.get_ident()
-            or self._store.is_used_here()
-        )
+        return self._is_handler_here() or self._door.waits_for_loop_here() or is_inside_engine()
 
     def _stop(self, deadline: Deadline, *, drain: bool) -> None:
         with self._changing:
@@ -471,8 +471,9 @@ class Worker:
                 runner.when_over(self._over)  # until then it counts as started
 
     def _over(self) -> None:
-        self._runner = None
-        self._close()
+        with self._changing:
+            self._runner = None
+            self._close()
 
     def _is_in_memory(self) -> bool:
         return isinstance(self._store, SqliteStore) and self._store.in_memory

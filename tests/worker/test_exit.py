@@ -52,7 +52,7 @@ START = """
     @worker.handler("slow")
     def slow(n):
         begun.set()
-        time.sleep(0.5)
+        time.sleep(0.3)
         return n
 
     @worker.handler("quick")
@@ -69,8 +69,9 @@ START = """
 """
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("task", ["slow", "async"])
+@pytest.mark.parametrize(
+    ("end", "task"), [*((end, "slow") for end in ENDS), ("returns", "async"), ("has used a loop", "async")]
+)
 def test_a_running_job_is_finished_and_nothing_is_said(tmp_path, make, path, end, task):
     source = START + f'    job = worker.send(7, task="{task}")\n    begun.wait()\n' + ENDS[end]
 
@@ -97,7 +98,7 @@ def test_the_programs_own_error_is_the_only_one(tmp_path, make, path, raises, st
 
 def test_a_job_that_takes_too_long_is_left_for_the_next_start(tmp_path, started, path):
     source = """
-    worker = Worker(sys.argv[1], grace_s=0.5)
+    worker = Worker(sys.argv[1], grace_s=0.2)
     begun = threading.Event()
     @worker.handler("t")
     def handle(n):
@@ -171,7 +172,7 @@ def test_exit_functions_of_the_program_can_still_use_the_worker(tmp_path, path, 
         atexit.register(last)
     worker.send(0, task="t").wait(10)
     """
-    for _ in range(4):
+    for _ in range(3):
         lines = ran(tmp_path, source, path if store == "file" else store).lines
         assert lines[0] in ("sent", "refused")
         assert lines[1:] == ["stopped"]

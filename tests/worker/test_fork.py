@@ -1,10 +1,12 @@
 """`fork()` in a process with a worker: the child is told, the parent goes on."""
 
+import os
+import signal
 import sqlite3
 
 import pytest
 
-from tests.worker.tools import ran, result
+from tests.worker.tools import is_dead, ran, result, script
 
 # Newer Pythons warn about any fork beside threads, which is what this is about.
 QUIET = {"PYTHONWARNINGS": "ignore"}
@@ -175,16 +177,25 @@ def test_a_child_does_not_keep_its_dead_parents_worker_alive(tmp_path, path, sta
     def handle(n):
         pid = os.fork()
         if not pid:
-            time.sleep(15)
+            os.setsid()
+            for fd in (0, 1, 2):
+                os.close(fd)
+            time.sleep(60)
             os._exit(0)
+        say("child", pid)
         os.kill(os.getpid(), signal.SIGKILL)
     worker.start()
     worker.send(4, task="t")
     signal.pause()
     """
     )
-    with pytest.raises(AssertionError):
-        ran(tmp_path, source, path, env=QUIET)
-    worker = started(path, handlers={"t": lambda n: 2 * n})
+    with script(tmp_path, source, path, env=QUIET) as parent:
+        child = int(parent.wait_for("child").split()[1])
+        parent.wait()
 
-    assert result(worker.job(1)) == 8
+    try:
+        worker = started(path, handlers={"t": lambda n: 2 * n})
+        assert result(worker.job(1)) == 8
+        assert not is_dead(child)
+    finally:
+        os.kill(child, signal.SIGKILL)

@@ -43,7 +43,7 @@ def test_writes_and_completion_become_true_together(started, account):
 
     record = finished(worker.send(5, task="pay"))
 
-    assert states.all == [(0, State.RUNNING), (5, State.COMPLETED)]
+    assert states.wait(2) == [(0, State.RUNNING), (5, State.COMPLETED)]
     assert (record.state, record.attempt, record.failures) == (State.COMPLETED, 1, 0)
 
 

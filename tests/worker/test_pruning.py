@@ -104,8 +104,8 @@ def test_the_file_shrinks_after_a_burst(started, path, seen, monkeypatch):
     def size():
         return sum(each.stat().st_size for each in path.parent.glob("jobs.db*") if each.is_file())
 
-    client_jobs = worker.send_many(("x" * 4000 for _ in range(8000)), task="t", delay=0.5)
-    until(lambda: size() > 20_000_000)
+    client_jobs = worker.send_many(("x" * 4000 for _ in range(5000)), task="t", delay=0.3)
+    until(lambda: size() > 15_000_000)
 
     seen.wait(len(client_jobs))
 

@@ -1,6 +1,5 @@
 """Every way of saying which function handles what, seen by what runs."""
 
-import asyncio
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -211,39 +210,6 @@ def test_a_set_task_name_is_what_is_stored(make, started):
     worker = started(handlers={Renamed: Handler(lambda it: it.text, task="note.v1")})
 
     assert result(worker.job(job.id)) == "a"
-
-
-def test_a_task_is_a_function_that_can_be_sent(started, store):
-    worker = started(store)
-
-    @worker.task
-    def add(x: int, y: int = 10) -> int:
-        return x + y
-
-    @worker.task("multiply", timeout=30)
-    async def times(x: int, y: int) -> int:
-        return x * y
-
-    assert add(1, 2) == 3
-    assert result(add.send(1, 2)) == 3
-    assert result(add.send(1)) == 11
-    assert result(times.send(x=3, y=4)) == 12
-    assert times.send(1, 1).task == "multiply"
-    assert result(asyncio.run(add.asend(5, y=6))) == 11
-    assert add.using(priority=3).send(1, 2).refresh().priority == 3
-
-
-def test_wrong_arguments_of_a_task_store_nothing(started):
-    worker = started()
-
-    @worker.task
-    def add(x: int, y: int) -> int:
-        return x + y
-
-    for args in ((), (1,), (1, 2, 3)):
-        with pytest.raises(TypeError, match="nothing was stored"):
-            add.send(*args)
-    assert worker.jobs() == []
 
 
 def test_what_cannot_be_registered_is_refused_and_changes_nothing(make):

@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from dutiful import Job, Record
+from dutiful import Job, Record, WorkerStopped
 from tests.crash.harness import Program
 
 WAIT_S = 20.0  # a bound for facts that take milliseconds, on a machine that is busy with other tests
@@ -79,6 +79,15 @@ def is_dead(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def has_stopped(worker):
+    """Whether the worker takes no more jobs; it stores nothing either way that could run."""
+    try:
+        worker.send(0, task="nobody", delay=3600)
+    except WorkerStopped:
+        return True
+    return False
 
 
 class Seen:

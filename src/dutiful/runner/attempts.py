@@ -294,7 +294,7 @@ class Attempts:
     def _async_ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         try:
             self._over(attempt, value, error)
-        except Exception as fault:  # noqa: BLE001  # a bug in us must not cost the slot
+        except BaseException as fault:  # noqa: BLE001  # a bug in us must not cost the slot, or the loop
             self.fault(attempt.claim, fault)
         self._free(attempt.slot)
 

@@ -15,7 +15,7 @@ def error_info(error: BaseException) -> ErrorInfo:
     """Put `error` into text, without local variables, and bounded."""
     try:
         message = str(error)
-    except Exception as failure:  # noqa: BLE001 - a __str__ of a stranger may raise anything
+    except BaseException as failure:  # noqa: BLE001 - a __str__ of a stranger may raise anything
         message = f"<its str() raised {type(failure).__name__}>"
     lines = traceback.format_exception(type(error), error, _theirs(error.__traceback__))
     return ErrorInfo(type(error).__qualname__, _bounded(message), _bounded("".join(lines)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dutiful.config import Config
 from dutiful.core import pacing
 from dutiful.core.lifecycle import after, runs_alone
-from dutiful.errors import StoreCorrupt, StoreError, StoreReplaced
+from dutiful.errors import StoreBusy, StoreCorrupt, StoreError, StoreReplaced
 from dutiful.events import (
     Events,
     StoreRecovered,
@@ -94,7 +94,7 @@ class Runner:
         self._asked = False
         self._due_at = 0.0  # monotonic: when the next pending job falls due
         self._offered_at = 0.0
-        self._finished_at_offer = 0
+        self._finished_before = 0  # at the last look for stale jobs
         self._parked_log_at = 0.0
         self._parked: dict[str, int] = {}
         self._unknown: set[str] = set()
@@ -234,7 +234,6 @@ class Runner:
         size = sum(len(claim.payload or "") for claim in claims) / len(claims)
         self._payload_bytes = max(size, (self._payload_bytes + size) / 2)
         self._offered_at = time.monotonic()
-        self._finished_at_offer = self._attempts.finished
         suspect = next((claim for claim in claims if claim.crashes), None)
         if suspect is not None:
             self._suspect = suspect.id
@@ -343,9 +342,10 @@ class Runner:
 
     def _give_back_stale(self) -> None:
         """Jobs that wait here because long ones came in between go back for others to take."""
-        slots = self._slots
-        stuck = self._attempts.finished == self._finished_at_offer
-        if slots.ready and stuck and time.monotonic() - self._offered_at > STALE_S:
+        slots, finished = self._slots, self._attempts.finished
+        is_stuck = finished == self._finished_before
+        self._finished_before = finished
+        if slots.ready and is_stuck and time.monotonic() - self._offered_at > STALE_S:
             self._interrupt(slots.take_back(alone=False))
 
     def _interrupt(self, claims: list[Claim]) -> None:
@@ -359,7 +359,8 @@ class Runner:
 
     def _park(self) -> None:
         """Clear the line of unknown tasks that nobody takes care of, and take back known ones."""
-        if self._store.unpark(self._known):
+        met = len(self._unknown)
+        if self._store.unpark(self._known) or len(self._skip()) < met:  # a handler came
             self._note_backlog()
             self._wake()
         if not self._skip():
@@ -466,7 +467,7 @@ class Runner:
             self._attempts.unmark_all()
         self._flush(deadline)
         if not stuck:
-            self._leave()
+            self._leave(deadline)
         self._events.emit(WorkerStopped(self._config.name, len(back) + interrupted - stuck, stuck))
         return not stuck
 
@@ -481,7 +482,7 @@ class Runner:
     def _flush(self, deadline: Deadline) -> None:
         """Write what attempts came to; a store in trouble gets until the time is up, and 1 s at least."""
         least = Deadline(1.0)
-        while self._committer.has_outcomes():
+        while self._committer.between_steps(self._committer.has_outcomes):
             try:
                 self._committer.step()
             except StoreError as error:
@@ -492,14 +493,26 @@ class Runner:
                     return
                 time.sleep(0.05)
 
-    def _leave(self) -> None:
+    def _leave(self, deadline: Deadline) -> None:
         self._attempts.end_all()
         self._committer.taker = None
         self._committer.watcher = None
-        try:
-            self._store.leave(self._owner)
-        except StoreError as error:  # what is left is rescued by the next worker
-            self._events.emit(WorkerFault(self._config.name, "leaving the store", str(error)))
+        while True:
+            try:
+                self._store.leave(self._owner)
+            except StoreBusy as error:
+                if deadline.rest_s(1.0) <= 0:
+                    self._not_left(error)
+                    return
+            except StoreError as error:
+                self._not_left(error)
+                return
+            else:
+                return
+
+    def _not_left(self, error: StoreError) -> None:
+        """What it leaves behind is rescued by the next worker."""
+        self._events.emit(WorkerFault(self._config.name, "leaving the store", str(error)))
 
     def when_over(self, then: Callable[[], None]) -> None:
         """After a stop that left threads in handlers: leave when the last of them has ended."""
@@ -508,7 +521,7 @@ class Runner:
             while self._slots.running:
                 time.sleep(0.05)
             self._flush(Deadline(0))
-            self._leave()
+            self._leave(Deadline(0))
             then()
 
         threading.Thread(target=wait, name="dutiful-last", daemon=True).start()

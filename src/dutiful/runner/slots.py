@@ -178,7 +178,7 @@ class Slots:
             while True:
                 self._is_waking = False
                 self._serve_line(server)
-                if server.ended:
+                if server.ended or self._has_ended(server):
                     return
                 server.parked.acquire()
                 if self._is_ending:
@@ -216,6 +216,14 @@ class Slots:
                 is_here = True
             if server.ended or not (is_here or self._take_slot(server)):
                 return
+
+    def _has_ended(self, server: _Server) -> bool:
+        """At the end nobody wakes a server that comes to rest now: it goes by itself."""
+        with self._mutex:
+            if self._is_ending and server in self._parked:
+                self._parked.remove(server)
+                return True
+            return False
 
     def _return_slot(self, server: _Server) -> None:
         """Woken for work at the moment of the end: the slot goes back unused."""

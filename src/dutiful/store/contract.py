@@ -304,8 +304,8 @@ class Store(Protocol):
         """Take the rings that came in, so that the doorbell is quiet again."""
         ...
 
-    def is_used_here(self) -> bool:
-        """Whether this very thread is inside one of these methods: a signal handler must not wait for it."""
+    def is_in_transaction_here(self) -> bool:
+        """Whether the caller is inside `transaction`, so that another write would wait for itself."""
         ...
 
     def tidy(self) -> None:

@@ -100,7 +100,11 @@ class SqliteStore:
                 f"transaction= is a {type(transaction).__name__}; this store takes a sqlite3.Connection to "
                 f"{self.label}. Nothing was stored."
             )
-        if not self._leads_here(transaction):
+        try:
+            leads_here = self._leads_here(transaction)
+        except sqlite3.ProgrammingError as error:
+            raise ConfigError(f"transaction= cannot be used: {error} Nothing was stored.") from error
+        if not leads_here:
             raise ConfigError(
                 f"transaction= is not a connection to {self.label}, where this worker keeps its jobs; "
                 "nothing was stored. Open it on the same file."
@@ -209,8 +213,8 @@ class SqliteStore:
     def changed(self) -> bool:
         return self._access.changed()
 
-    def is_used_here(self) -> bool:
-        return self._access.is_used_here()
+    def is_in_transaction_here(self) -> bool:
+        return self._access.is_in_transaction_here()
 
     # --- looking ----------------------------------------------------------------------------------------
 

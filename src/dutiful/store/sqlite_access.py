@@ -11,6 +11,7 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,12 @@ from dutiful.store.liveness import FileLock, Folder
 from dutiful.store.sqlite_file import FileIdentity, check_there, connect, migrate, prepare, translated
 
 MEMORY = ":memory:"
+INSIDE_TRANSACTION = (
+    "this is inside ctx.transaction(), which holds the write lock; nothing was changed. "
+    "Send with transaction=…, or after the block."
+)
+# Which store's own_transaction the caller is in. Goes along into the threads of asyncio.to_thread.
+_within: ContextVar[object] = ContextVar("dutiful_transaction", default=None)
 # Between checkpoints the log may grow by about this much. Larger saves fsyncs, smaller saves
 # disk and the time of a restart; beyond 8 MiB nothing is gained (bench/).
 CHECKPOINT_BYTES = 8 * 1024 * 1024
@@ -70,7 +77,6 @@ class Access:
         self._log_bytes = 0
         self._is_broken = False  # after an I/O error, until fresh connections are open
         self._seen = 0
-        self._looker = 0  # the thread that is reading
 
     # --- opening and closing --------------------------------------------------------------------
 
@@ -236,11 +242,8 @@ class Access:
 
     def _check_usable(self) -> None:
         self._fork.check()
-        if threading.get_ident() in self._transacting:
-            raise ConfigError(
-                "this thread is inside ctx.transaction(), which holds the write lock; nothing was changed. "
-                "Send with transaction=…, or after the block."
-            )
+        if self.is_in_transaction_here():
+            raise ConfigError(INSIDE_TRANSACTION)
 
     def _prepare(self) -> None:
         self._check_open()
@@ -317,10 +320,12 @@ class Access:
         self._check_usable()
         me = threading.get_ident()
         self._transacting.add(me)
+        token = _within.set(self)
         try:
             with self._memory_transaction() if self.in_memory else self._file_transaction() as db:
                 yield db
         finally:
+            _within.reset(token)
             self._transacting.discard(me)
             self.resets += 1
 
@@ -377,17 +382,13 @@ class Access:
             held = contextlib.nullcontext() if is_mine else self._threads
         with held:
             self._check_open()
-            before, self._looker = self._looker, threading.get_ident()
-            try:
-                with self.translating():
-                    yield self.reader
-            finally:
-                self._looker = before
+            with self.translating():
+                yield self.reader
 
-    def is_used_here(self) -> bool:
-        """Whether this very thread is reading or writing."""
-        me = threading.get_ident()
-        return self._looker == me or me in self._transacting
+    def is_in_transaction_here(self) -> bool:
+        """Whether the caller, a thread or a coroutine, is inside `own_transaction`."""
+        # In memory there is one connection, which the whole thread would wait for.
+        return _within.get() is self or (self.in_memory and threading.get_ident() in self._transacting)
 
     def version(self) -> int:
         """Return a number that changes when another connection has committed; 3 µs, no disk."""
