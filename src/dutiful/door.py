@@ -12,7 +12,7 @@ from dutiful.stopping import Deadline
 
 
 class Insider(Protocol):
-    """A task that sends."""
+    """A task that sends, or something that is being sent."""
 
     def done(self) -> bool:
         """Whether it has ended."""
@@ -36,9 +36,9 @@ class Door:
 
     def waits_for_loop_here(self) -> bool:
         """Whether coroutines are inside, and this thread has an event loop: perhaps the one they need."""
-        if not any(not isinstance(who, int) for who in list(self._inside)):
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is None or all(isinstance(who, int) for who in list(self._inside)):
             return False
-        asyncio = sys.modules["asyncio"]
         return asyncio._get_running_loop() is not None  # noqa: SLF001  # get_running_loop would raise
 
     def use_here(self) -> None:
@@ -90,6 +90,10 @@ class Door:
             raise WorkerStopped(self._worker)
         return me
 
+    def stay(self, who: Insider) -> None:
+        """Something that was begun inside goes on: it counts as inside until it is done, or leaves."""
+        self._inside.add(who)
+
     def leave(self, me: int | Insider | None) -> None:
         """Go out."""
         if me is not None:
@@ -140,4 +144,4 @@ def _is_sending(frame: FrameType | None) -> bool:
     return False
 
 
-_SENDING = ("_send", "_send_many")
+_SENDING = ("_send", "_send_in_turn", "_begin")

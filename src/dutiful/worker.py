@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
@@ -24,6 +25,7 @@ from dutiful.runner.runner import Runner
 from dutiful.sending import CHUNK_JOBS, Drafting, Room, Sending, SendOptions
 from dutiful.stopping import Deadline, Stopping, is_inside_engine
 from dutiful.store.committer import Committer
+from dutiful.store.committer import Sending as Begun
 from dutiful.store.contract import Counts, Draft, Edit, Query, Store, WorkerInfo
 from dutiful.store.sqlite import MEMORY, SqliteStore
 from dutiful.task import Task
@@ -284,20 +286,58 @@ class Worker:
     def _send_many(self, payloads: Iterable[object], options: SendOptions, *, exempt: bool) -> Jobs:
         how = Sending(self._registry, self._config, options)
         ranges: list[range] = []
+        chunks = self._drafting.chunks(payloads, how, self._chunk_jobs())
         try:
-            # Inside the door for each chunk only: payloads may be slow to come.
-            for drafts in self._drafting.chunks(payloads, how, self._chunk_jobs()):
-                me = self._door.enter(exempt=exempt)
-                try:
-                    self._send_chunk(drafts, how, ranges, exempt=exempt)
-                finally:
-                    self._door.leave(me)
+            if how.transaction is None and self._config.buffer is None:
+                self._send_ahead(chunks, ranges, exempt=exempt)
+            else:
+                self._send_in_turn(chunks, how, ranges, exempt=exempt)
         except DutifulError as error:
             error.stored = sum(map(len, ranges))
             if error.stored:
                 error.add_note(f"{error.stored} jobs of this send_many are stored; the rest is not.")
             raise
         return Jobs(self, ranges)
+
+    def _send_in_turn(
+        self, chunks: Iterable[list[Draft]], how: Sending, ranges: list[range], *, exempt: bool
+    ) -> None:
+        for drafts in chunks:
+            # Inside the door for each chunk only: payloads may be slow to come.
+            me = self._door.enter(exempt=exempt)
+            try:
+                self._send_chunk(drafts, how, ranges, exempt=exempt)
+            finally:
+                self._door.leave(me)
+
+    def _send_ahead(self, chunks: Iterable[list[Draft]], ranges: list[range], *, exempt: bool) -> None:
+        """Read and encode the next chunk while the last one is written."""
+        begun: deque[Begun] = deque()
+        try:
+            for drafts in chunks:
+                begun.append(self._begin(drafts, exempt=exempt))
+                if len(begun) > 1:
+                    self._finish(begun.popleft(), ranges)
+        finally:
+            while begun:
+                self._finish(begun.popleft(), ranges)
+
+    def _begin(self, drafts: list[Draft], *, exempt: bool) -> Begun:
+        self.opened()
+        self._check_not_in_transaction()
+        me = self._door.enter(exempt=exempt)
+        try:
+            begun = self._committer.begin(drafts, exempt=exempt)
+            self._door.stay(begun)
+        finally:
+            self._door.leave(me)
+        return begun
+
+    def _finish(self, begun: Begun, ranges: list[range]) -> None:
+        try:
+            ranges += self._committer.finish(begun)
+        finally:
+            self._door.leave(begun)
 
     def _send_chunk(
         self,

@@ -10,7 +10,7 @@ import pytest
 from dutiful import State, WorkerStopped
 from tests.worker.tools import WAIT_S, Seen, until
 
-ROUNDS = int(os.environ.get("DUTIFUL_TEST_ROUNDS", "12"))
+ROUNDS = int(os.environ.get("DUTIFUL_TEST_ROUNDS", "8"))
 SENDERS = 4
 
 

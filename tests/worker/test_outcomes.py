@@ -18,8 +18,9 @@ class Receipt:
 
 
 @pytest.fixture(params=["sync", "async", "with ctx"])
-def returning(request, started, store):
+def returning(request, started, path):
     """Start a worker whose handler returns a value that the test chooses."""
+    store = path if request.param == "sync" else ":memory:"
 
     def returning(value, **options):
         worker = started(store, handlers={"fine": lambda n: n})

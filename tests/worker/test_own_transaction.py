@@ -229,7 +229,7 @@ def test_it_is_once_however_often_the_process_is_killed(tmp_path, account, make)
     count = 600
     client = make(account)
     client.send_many([1] * count, task="pay")
-    for n in range(12):
+    for n in range(8):
         with script(tmp_path, PAY, account, 0) as victim:
             victim.wait_for("started")
             if n % 2:  # else right at the start

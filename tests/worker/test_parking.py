@@ -24,9 +24,9 @@ def test_a_job_of_an_unknown_task_is_parked_and_its_attempt_is_not_counted(start
     assert result(worker.send(7, task="fine")) == 7
 
 
-def test_it_is_warned_about_once_however_many_there_are(started, store, caplog):
+def test_it_is_warned_about_once_however_many_there_are(started, path, caplog):
     with caplog.at_level(logging.WARNING, "dutiful"):
-        worker = started(store, handlers={"fine": lambda n: n})
+        worker = started(path, handlers={"fine": lambda n: n})
         jobs = worker.send_many(range(300), task="unknown")
         for job in (jobs[0], jobs[299]):
             until(lambda job=job: parked(job))
@@ -107,8 +107,8 @@ def test_they_outlive_restarts_of_workers_that_do_not_know_them(make, path):
         assert [finished(knowing.job(job.id)).attempt for job in jobs] == [1] * 10
 
 
-def test_a_parked_job_can_be_cancelled_and_deleted(started, store):
-    worker = started(store)
+def test_a_parked_job_can_be_cancelled_and_deleted(started, path):
+    worker = started(path)
     job, other = worker.send_many([1, 2], task="unknown")
     until(lambda: parked(job) and parked(other))
 

@@ -127,7 +127,7 @@ def test_starts_and_stops_in_quick_succession(make, store):
     worker = make(store, handlers={"t": lambda n: None})
 
     def lives():
-        for _ in range(100):
+        for _ in range(50):
             worker.start()
             worker.send(0, task="t")
             worker.stop()
@@ -137,7 +137,7 @@ def test_starts_and_stops_in_quick_succession(make, store):
 
 def test_many_workers_are_made_used_and_stopped(make, store):
     def lives():
-        for _ in range(100):
+        for _ in range(50):
             worker = make(store, handlers={"t": lambda n: None})
             worker.start()
             worker.send(0, task="t")
