@@ -4,6 +4,7 @@ import bisect
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar, overload
 
 from dutiful.errors import JobFailed, JobNotFound, JobTimeout, WrongState
@@ -15,6 +16,7 @@ T = TypeVar("T")
 
 # Another process's completion is seen this often; our own worker's at once.
 LOOK_S = 0.01
+ALOOK_MAX_S = 0.25  # of a coroutine, of which there may be thousands
 
 
 async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -170,13 +172,26 @@ class Job:
         import asyncio  # as above
 
         until = None if timeout is None else time.monotonic() + timeout
-        while True:
-            record = await self.arefresh()
-            if record.state in FINISHED:
-                return record
-            if until is not None and time.monotonic() >= until:
-                raise JobTimeout(self.id, timeout or 0.0)
-            await asyncio.sleep(LOOK_S)
+        loop, told, pause_s = asyncio.get_running_loop(), asyncio.Event(), LOOK_S
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(told.set)
+
+        self._desk.watch(self.id, tell)
+        try:
+            while True:
+                record = await self.arefresh()
+                if record.state in FINISHED:
+                    return record
+                if until is not None and time.monotonic() >= until:
+                    raise JobTimeout(self.id, timeout or 0.0)
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(told.wait(), pause_s)
+                # Our own worker tells; for another process's, many waiters must not mean many looks.
+                pause_s = min(2 * pause_s, ALOOK_MAX_S)
+        finally:
+            self._desk.unwatch(self.id, tell)
 
     async def aresult(self, timeout: float | None = None) -> Any:
         """`result`, without blocking the event loop; so is `await job`."""

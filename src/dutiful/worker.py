@@ -15,7 +15,7 @@ from dutiful import config as settings
 from dutiful.config import Config, Keep
 from dutiful.core.retry import Retry
 from dutiful.door import Door
-from dutiful.errors import AlreadyStarted, ConfigError, DutifulError, WorkerStopped
+from dutiful.errors import AlreadyStarted, ConfigError, DutifulError, StoreError, WorkerStopped
 from dutiful.events import Events, JobsLost
 from dutiful.handle import Job, Jobs, current_task, in_thread
 from dutiful.handler import made_of
@@ -469,7 +469,8 @@ class Worker:
                 and child processes are stopped, and threads left to themselves. Default:
                 `grace_s`; with `drain`, no limit.
             drain: Finish all that is ready first. Default: only for ":memory:", where it
-                would be lost.
+                would be lost. What waits for its time, or for a retry, is not ready: in
+                memory it ends with the worker, and is logged.
         """
         self._door.check_process()
         must_not_wait = self._must_not_wait()
@@ -484,6 +485,9 @@ class Worker:
             stopping = self._stopping
         if not must_not_wait:
             stopping.wait()
+            with self._changing:
+                if self._runner is None:  # a job's handle may have opened the store again
+                    self._close()
 
     def _stop_at_exit(self) -> None:
         if not self._door.is_forked:
@@ -501,7 +505,10 @@ class Worker:
                 self._close()
                 return
             if drain:
-                runner.drain(deadline)
+                try:
+                    runner.drain(deadline)
+                except StoreError as error:  # what is stored stays stored
+                    runner.trouble(error)
                 deadline.shorten(None if deadline.at is not None else self._config.grace_s)
             is_over = runner.stop(deadline)
             atexit.unregister(self._stop_at_exit)
@@ -619,6 +626,8 @@ class Worker:
         if not self._is_open:
             with self._changing:
                 if not self._is_open:
+                    if self._is_in_memory() and self._stopping is not None and self._stopping.is_over:
+                        raise WorkerStopped(self._config.name)  # and its memory is gone
                     self._store.open()
                     self._is_open = True
                     self._door.use_here()

@@ -72,6 +72,7 @@ class Attempts:
         self._children: ChildPool | None = None
         self._refs: dict[Entry, HandlerRef] = {}
         self._making = threading.Lock()
+        self._deciding = threading.Lock()
         self._marks: Marks = {}
         self._owner: Owner = 0
         self.running: dict[int, Attempt] = {}
@@ -158,14 +159,17 @@ class Attempts:
             self._look_by(attempt.deadline)
         if ARMED:
             crashpoint("handler.before")
+        value: object = None
+        failure: BaseException | None = None
         try:
             value = entry.fn(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001  # as above
-            self._over(attempt, None, error)
-        else:
-            if ARMED:
-                crashpoint("handler.after")
-            self._over(attempt, value, None)
+            failure = error
+        with self._deciding:  # in time, or out of time: not both
+            attempt.is_over = True
+        if ARMED:
+            crashpoint("handler.after")
+        self._over(attempt, value, failure)
 
     def _run_in_child(self, attempt: Attempt) -> None:
         from dutiful.runner.children import run_in_child  # 60 ms, for those who use it
@@ -221,9 +225,8 @@ class Attempts:
         """Stop a running job as its kind allows: a thread is asked, the others are ended."""
         for attempt in list(self.running.values()):
             if attempt.claim.id == job_id:
-                if not attempt.cancelled:
-                    attempt.cancelled = True
-                    self._stop(attempt, "cancel")
+                if not attempt.cancelled:  # else it was told
+                    attempt.cancelled = self._stop(attempt, "cancel")
                 return True
         return False
 
@@ -238,12 +241,14 @@ class Attempts:
             attempt.was_stopped = True
             self._stop(attempt, "stop")
 
-    def _stop(self, attempt: Attempt, why: Any) -> None:
+    def _stop(self, attempt: Attempt, why: Any) -> bool:
+        """Return whether it was told; a child process that is only being started cannot be yet."""
         attempt.ask_to_stop()
         if attempt.entry.kind is Kind.ASYNC:
             self._event_loop().cancel(attempt)
-        elif attempt.entry.kind is Kind.PROCESS and self._children is not None:
-            self._children.kill(attempt.claim.id, why)
+        elif attempt.entry.kind is Kind.PROCESS:
+            return self._children is not None and self._children.kill(attempt.claim.id, why)
+        return True
 
     def look_at_timeouts(self) -> float | None:
         """Deal with handlers in threads that ran out of time; return when to look again, if ever."""
@@ -260,12 +265,15 @@ class Attempts:
         return min(deadlines, default=None)
 
     def _out_of_time(self, attempt: Attempt) -> None:
-        """Ask the handler to stop, and open another slot: a thread cannot be ended from outside."""
-        attempt.timed_out = True
+        """Open another slot, and ask the handler to stop: a thread cannot be ended from outside."""
+        with self._deciding:
+            if attempt.is_over:
+                return
+            attempt.timed_out = True
+            self._stuck(attempt)
         attempt.ask_to_stop()
         claim, timeout_s = attempt.claim, attempt.entry.timeout_s or 0.0
         self._events.emit(HandlerStuck(self._config.name, claim.id, claim.task, timeout_s))
-        self._stuck(attempt)
 
     def _give_up_lease(self, attempt: Attempt) -> None:
         """A stuck thread has had its time: another attempt may have the job. Its own outcome will be late."""

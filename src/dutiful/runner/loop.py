@@ -20,7 +20,7 @@ from dutiful.events import Events, WorkerFault
 # connections ring none. A look costs 3 µs; this often, an idle worker takes 0.3 % of a core.
 LOOK_S = 0.01
 # After trouble with the store.
-RETRY_S = 0.5
+RETRY_S = 0.25
 
 
 class Loop:
@@ -32,6 +32,7 @@ class Loop:
         changed: Says whether the store was changed by others; asked every LOOK_S. None: never.
         doorbell: A descriptor that becomes readable when another process wakes us.
         rung: Called then; it quiets the doorbell.
+        trouble: Told of the store's errors.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class Loop:
         changed: Callable[[], bool] | None,
         doorbell: int | None,
         rung: Callable[[], None],
+        trouble: Callable[[StoreError], None],
     ) -> None:
         self._step = step
         self._events = events
         self._worker = worker
         self._changed = changed
         self._rung = rung
+        self._trouble = trouble
         self._doorbell = doorbell
         self._woken = False
         self._sleeping = False
@@ -78,13 +81,13 @@ class Loop:
             # Clear, then look: a wake that comes later ends the wait below.
             self._woken = False
             try:
-                pause_s = self._step()
-            except StoreError:  # told by the committer
-                pause_s = RETRY_S
+                self._sleep(self._step())
+            except StoreError as error:
+                self._trouble(error)
+                time.sleep(RETRY_S)
             except Exception as error:  # noqa: BLE001  # a bug in us must not end the fetching
                 self._events.emit(WorkerFault(self._worker, "fetching jobs", repr(error)))
-                pause_s = RETRY_S
-            self._sleep(pause_s)
+                time.sleep(RETRY_S)
 
     def _sleep(self, pause_s: float) -> None:
         until = time.monotonic() + pause_s

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from dutiful.config import Config
 from dutiful.core import pacing
@@ -18,6 +19,7 @@ from dutiful.events import (
     WorkerStarted,
     WorkerStopped,
 )
+from dutiful.handler import Kind
 from dutiful.job import Ack, Cancel, Claim, Interrupted, State
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
@@ -36,6 +38,7 @@ PARKED_LOG_S = 60.0
 IDLE_PAUSE_S = 30.0  # with nothing due the loop still looks now and then; it is woken long before
 BLOCKED_PAUSE_S = 0.05  # something is due that cannot be taken yet, such as a second suspect
 STALE_S = 0.5  # a job that waits in memory longer than this goes back for others to take
+PATIENCE_MAX_S = 60.0
 PRUNE_JOBS = 500  # a few ms of the write lock
 PARK_AFTER_S = 1.0  # a job of a task unknown here is left to other workers for so long
 UNKNOWN_MAX = 1000  # task names; what is beyond is met and passed over each time
@@ -87,6 +90,8 @@ class Runner:
         )
         self._outcomes = self._attempts.outcomes
         self._owner: Owner = 0
+        self._patience_s = STALE_S  # how long a job that must run alone may hold up the others
+        self._suspects_from = 0.0
         self._suspect: int | None = None  # the id of the suspect that is held here
         self._backlog = True  # something due may be waiting in the store
         self._notes = 0  # how often that was noted
@@ -98,7 +103,7 @@ class Runner:
         self._parked_log_at = 0.0
         self._parked: dict[str, int] = {}
         self._unknown: set[str] = set()
-        self._in_trouble = False
+        self._in_trouble: set[str] = set()  # where
         self._is_taking = False
         self._idle = threading.Condition()
         self._loop: Loop | None = None
@@ -128,12 +133,14 @@ class Runner:
             changed=self._changed if bell is not None else None,
             doorbell=bell,
             rung=self._rung,
+            trouble=partial(self._note_trouble, "fetch"),
         )
         self._upkeep = Upkeep(
             self._duties(),
             self._events,
             self._config.name,
-            trouble=self.trouble,
+            trouble=partial(self._note_trouble, "upkeep"),
+            recovered=partial(self._clear_trouble, "upkeep"),
             timeouts=self._attempts.look_at_timeouts,
         )
         self._committer.watcher = self
@@ -188,7 +195,7 @@ class Runner:
             self._owner,
             self._config.queues,
             limit,
-            suspects=int(self._suspect is None),
+            suspects=int(self._suspect is None and time.monotonic() >= self._suspects_from),
             known=self._known,
             skip=self._skip(),
             look=look,
@@ -237,11 +244,16 @@ class Runner:
         suspect = next((claim for claim in claims if claim.crashes), None)
         if suspect is not None:
             self._suspect = suspect.id
-            if runs_alone(suspect):
+            if self._must_run_alone(suspect):
                 self._slots.offer([claim for claim in claims if claim is not suspect])
                 self._slots.offer_alone(suspect)
                 return
         self._slots.offer(claims)
+
+    def _must_run_alone(self, claim: Claim) -> bool:
+        # In a child process it can harm no other.
+        entry = self._registry.entry(claim.task)
+        return runs_alone(claim) and not (entry is not None and entry.kind is Kind.PROCESS)
 
     def _free(self, slot: int) -> None:
         self._slots.free(slot)
@@ -251,7 +263,8 @@ class Runner:
         if self._suspect != claim.id:  # it was given up before
             return
         self._suspect = None
-        if runs_alone(claim):
+        self._patience_s = STALE_S
+        if self._must_run_alone(claim):
             self._slots.open_again()
         self._note_backlog()
         self._want_more()
@@ -290,6 +303,7 @@ class Runner:
     def _look_ahead(self) -> None:
         """Find out, by reading alone, whether something is due, or when it will be."""
         due_s = self._store.next_due_s(self._config.queues, self._skip())
+        self._clear_trouble("fetch")
         if due_s is None:
             self._due_at = time.monotonic() + IDLE_PAUSE_S
         elif due_s > 0:
@@ -339,14 +353,35 @@ class Runner:
         for claim in self._slots.take_out(ids) if ids else ():
             self._outcomes.end(claim, Cancel("cancelled before it began"))
             self._not_run(claim)
+            self._note_backlog()
+            self._wake()
 
     def _give_back_stale(self) -> None:
         """Jobs that wait here because long ones came in between go back for others to take."""
         slots, finished = self._slots, self._attempts.finished
         is_stuck = finished == self._finished_before
         self._finished_before = finished
-        if slots.ready and is_stuck and time.monotonic() - self._offered_at > STALE_S:
+        waited_s = time.monotonic() - self._offered_at
+        if slots.ready and is_stuck and waited_s > STALE_S:
             self._interrupt(slots.take_back(alone=False))
+        alone = slots.waiting_alone
+        if alone is not None and waited_s > self._patience_s:
+            self._put_off(alone)
+
+    def _put_off(self, alone: Claim) -> None:
+        """
+        A job that must run alone waits behind long ones, and all others with it: go on, and try later.
+
+        Each time it is waited for twice as long, and left alone twice as long as that: so the
+        others lose a third of the time at most, and its turn comes.
+        """
+        self._suspects_from = time.monotonic() + 2 * self._patience_s
+        self._patience_s = min(2 * self._patience_s, PATIENCE_MAX_S)
+        taken = self._slots.take_out([alone.id])
+        self._interrupt(taken)
+        if taken:
+            self._note_backlog()
+            self._wake()
 
     def _interrupt(self, claims: list[Claim]) -> None:
         for claim in claims:
@@ -384,17 +419,29 @@ class Runner:
             self._events.emit(TasksParked(self._config.name, counts, self._config.park_s))
 
     def trouble(self, error: StoreError) -> None:
-        """The store cannot be used; told once, until it can be again."""
-        if not self._in_trouble:
-            self._in_trouble = True
-            self._events.emit(StoreTrouble(self._config.name, str(error)))
+        """A step failed; it is tried again."""
+        self._note_trouble("commit", error)
 
     def recovered(self) -> None:
-        """The store can be used again."""
-        if self._in_trouble:
-            self._in_trouble = False
-            self._events.emit(StoreRecovered(self._config.name))
-            self.nudge()
+        """A step succeeded."""
+        self._clear_trouble("commit")
+
+    def _note_trouble(self, where: str, error: StoreError) -> None:
+        """The store cannot be used; told once, until all is well again."""
+        if not self._in_trouble:
+            self._events.emit(StoreTrouble(self._config.name, str(error)))
+        self._in_trouble.add(where)
+
+    def _clear_trouble(self, where: str) -> None:
+        if where in self._in_trouble:
+            self._in_trouble.discard(where)
+            if not self._in_trouble:
+                self._events.emit(StoreRecovered(self._config.name))
+                self.nudge()
+
+    def fault(self, duty: str, error: Exception) -> None:
+        """Something of ours went wrong after a commit, which holds."""
+        self._events.emit(WorkerFault(self._config.name, duty, repr(error)))
 
     def unwritable(self, ack: Ack, error: Exception) -> None:
         """An outcome can never be written: a bug; the job runs again after a restart."""
@@ -457,8 +504,10 @@ class Runner:
         self._attempts.ask_all_to_stop()
         self._wait_for_running(deadline)
         interrupted = self._slots.running
-        self._attempts.interrupt_all()
-        self._wait_for_running(Deadline(UNWIND_S))
+        unwinding = Deadline(UNWIND_S)
+        while self._slots.running and unwinding.rest_s(1.0) > 0:
+            self._attempts.interrupt_all()  # again: what was only beginning could not be told
+            self._wait_for_running(Deadline(0.1))
         if self._upkeep is not None:
             self._upkeep.end()
         self._slots.end()

@@ -136,6 +136,11 @@ class Slots:
                 self._alone = None
         return back
 
+    @property
+    def waiting_alone(self) -> Claim | None:
+        """The job that waits for all others to end."""
+        return self._alone
+
     def _wake_one(self) -> None:
         with self._mutex:
             if self._is_waking or not self._free or not self._has_work():
@@ -296,6 +301,11 @@ class Slots:
     def take_out(self, job_ids: Collection[int]) -> list[Claim]:
         """Take jobs out of the line; return those that were still there."""
         out: list[Claim] = []
+        with self._mutex:
+            if self._alone is not None and self._alone.id in job_ids:
+                out.append(self._alone)
+                self._alone = None
+                self._is_open = not self._is_ending
         for claim in list(self.ready):
             if claim.id in job_ids:
                 with suppress(ValueError):  # it has just begun

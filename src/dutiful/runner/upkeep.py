@@ -35,6 +35,7 @@ class Upkeep:
 
     Args:
         trouble: Told of the store's errors.
+        recovered: Told after a round without any.
         timeouts: Deals with handlers out of time; returns when the next one will be.
     """
 
@@ -45,6 +46,7 @@ class Upkeep:
         worker: str,
         *,
         trouble: Callable[[StoreError], None],
+        recovered: Callable[[], None],
         timeouts: Callable[[], float | None],
     ) -> None:
         self._trouble = trouble
@@ -52,6 +54,7 @@ class Upkeep:
         self._events = events
         self._worker = worker
         self._timeouts = timeouts
+        self._recovered = recovered
         self._next_at = 0.0
         self._wake = threading.Event()
         self._is_ending = False
@@ -75,26 +78,32 @@ class Upkeep:
             self._wake.clear()
             if self._is_ending:
                 return
-            for duty in self._duties:
-                if duty.due_at <= time.monotonic():
-                    self._guarded(duty.name, duty.run)
-                    duty.due_at = time.monotonic() + duty.every_s
+            due = [duty for duty in self._duties if duty.due_at <= time.monotonic()]
+            went_well = [self._guarded(duty.name, duty.run) for duty in due]
+            for duty in due:
+                duty.due_at = time.monotonic() + duty.every_s
+            if due and all(went_well):
+                self._recovered()
             self._next_at = float("inf")  # so that what begins from here on wakes us
             self._guarded("looking at timeouts", self._look_at_timeouts)
-            self._wake.wait(max(0.0, self._next_at - time.monotonic()))
+            self._wake.wait(min(TICK_S, max(0.0, self._next_at - time.monotonic())))
 
     def _look_at_timeouts(self) -> None:
         at = self._timeouts()
         nexts = [duty.due_at for duty in self._duties]
         self._next_at = min(nexts if at is None else [*nexts, at])
 
-    def _guarded(self, name: str, function: Callable[[], None]) -> None:
+    def _guarded(self, name: str, function: Callable[[], None]) -> bool:
+        """Do it; return whether it went well."""
         try:
             function()
         except StoreError as error:
             self._trouble(error)
+            return False
         except Exception as error:  # noqa: BLE001  # one duty must not end the others
             self._events.emit(WorkerFault(self._worker, name, repr(error)))
+            return False
+        return True
 
     def end(self) -> None:
         """Stop."""

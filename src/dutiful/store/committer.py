@@ -64,6 +64,10 @@ class Watcher(Protocol):
         """A step succeeded."""
         ...
 
+    def fault(self, duty: str, error: Exception) -> None:
+        """Something of ours went wrong after a commit, which holds."""
+        ...
+
     def unwritable(self, ack: Ack, error: Exception) -> None:
         """An outcome can never be written; it was let go."""
         ...
@@ -353,21 +357,27 @@ class Committer:
         stored = iter(outcome.stored)
         for sending in sendings:
             sending.stored = [next(stored) for _ in sending.drafts]
-        try:
-            if self.taker is not None:
-                self.taker.deliver(outcome, work.take)
-        finally:
-            for sending in sendings:
-                _done(sending)
+        # It is committed: nothing that goes wrong from here on may look like a failure of it.
+        if self.taker is not None:
+            self._guarded(self.taker.deliver, outcome, work.take)
+        for sending in sendings:
+            self._guarded(_done, sending)
         if outcome.left_pending:
-            self._store.ring()
-        self._announce(work)
+            self._guarded(self._store.ring)
+        self._guarded(self._announce, work)
         if self._one_by_one and not self.has_outcomes():
             self._one_by_one = False
         if self._in_trouble:
             self._in_trouble = False
             if self.watcher is not None:
                 self.watcher.recovered()
+
+    def _guarded(self, function: Callable[..., object], *arguments: object) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:  # noqa: BLE001  # a bug in us: told, and the thread serves on
+            if self.watcher is not None:
+                self.watcher.fault("telling what was committed", error)
 
     def _fail(self, work: Work, sendings: list[Sending], failure: StoreError) -> None:
         """Nothing was done: the senders are told; outcomes are kept and written later."""
@@ -446,6 +456,7 @@ class Committer:
             self._bell.get()
             is_urgent = self._wait_for_company()
             # Emptied first, then looked: what comes from here on is seen here, or rings again.
+            self._is_armed = False
             while not self._bell.empty():
                 self._bell.get()
             if self._is_closing:

@@ -319,6 +319,11 @@ class Access:
         """Hold the write lock, and give a connection in a transaction, for a user to write on."""
         self._check_usable()
         me = threading.get_ident()
+        if me in self._transacting:
+            raise ConfigError(
+                "another coroutine of this event loop is inside ctx.transaction(); nothing was changed. "
+                "Do not await inside the block, or do its work in a sync handler."
+            )
         self._transacting.add(me)
         token = _within.set(self)
         try:
