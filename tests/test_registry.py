@@ -586,7 +586,11 @@ def test_add_takes_the_type_from_the_annotation_or_a_name():
     assert registry.task_of(Order(1)) == "order.v2"
 
 
-@pytest.mark.parametrize("fn", [lambda job: 1, lambda: 1, print, functools.partial(int, base=2)], ids=["lambda", "no parameter", "builtin", "partial"])
+@pytest.mark.parametrize(
+    "fn",
+    [lambda job: 1, lambda: 1, print, functools.partial(int, base=2)],
+    ids=["lambda", "no parameter", "builtin", "partial"],
+)
 def test_add_without_a_type_or_name_says_what_to_write(fn):
     with pytest.raises(ConfigError, match=r"@worker\.handler"):
         Registry().add(fn)

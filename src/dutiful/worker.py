@@ -315,19 +315,19 @@ class Worker:
         begun: deque[Begun] = deque()
         try:
             for drafts in chunks:
-                begun.append(self._begin(drafts, exempt=exempt))
+                begun.append(self._begin(drafts, begun[-1] if begun else None, exempt=exempt))
                 if len(begun) > 1:
                     self._finish(begun.popleft(), ranges)
         finally:
             while begun:
                 self._finish(begun.popleft(), ranges)
 
-    def _begin(self, drafts: list[Draft], *, exempt: bool) -> Begun:
+    def _begin(self, drafts: list[Draft], follows: Begun | None, *, exempt: bool) -> Begun:
         self.opened()
         self._check_not_in_transaction()
         me = self._door.enter(exempt=exempt)
         try:
-            begun = self._committer.begin(drafts, exempt=exempt)
+            begun = self._committer.begin(drafts, exempt=exempt, follows=follows)
             self._door.stay(begun)
         finally:
             self._door.leave(me)
@@ -526,7 +526,7 @@ class Worker:
         return isinstance(self._store, SqliteStore) and self._store.in_memory
 
     def _close(self) -> None:
-        self._committer.close()
+        self._committer.close(WorkerStopped(self._config.name))
         if self._is_open:
             if self._is_in_memory():
                 lost = self._store.unfinished()

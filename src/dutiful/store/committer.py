@@ -76,7 +76,17 @@ class Watcher(Protocol):
 class Sending:
     """Some new jobs on their way into the store."""
 
-    __slots__ = ("can_lead", "drafts", "error", "exempt", "is_done", "stored", "turn", "when_done")
+    __slots__ = (
+        "can_lead",
+        "drafts",
+        "error",
+        "exempt",
+        "follows",
+        "is_done",
+        "stored",
+        "turn",
+        "when_done",
+    )
 
     def __init__(
         self,
@@ -88,6 +98,7 @@ class Sending:
         self.drafts = drafts
         self.exempt = exempt  # from the bound on unfinished jobs
         self.when_done = when_done
+        self.follows: Sending | None = None
         self.is_done = False
         self.turn: threading.Lock | None = None  # released when it is done, or is to lead
         self.can_lead = False
@@ -163,9 +174,16 @@ class Committer:
             self._lead_or_follow(sending)
         return sending.result()
 
-    def begin(self, drafts: Sequence[Draft], *, exempt: bool = False) -> Sending:
-        """Have jobs stored by the thread while the caller goes on; `finish` waits for it."""
+    def begin(
+        self, drafts: Sequence[Draft], *, exempt: bool = False, follows: Sending | None = None
+    ) -> Sending:
+        """
+        Have jobs stored by the thread while the caller goes on; `finish` waits for it.
+
+        If `follows` is not stored, neither are they.
+        """
         sending = Sending(drafts, exempt=exempt)
+        sending.follows = follows
         sending.turn = threading.Lock()
         sending.turn.acquire()
         if self._is_running():
@@ -200,7 +218,8 @@ class Committer:
             self._store.exchange(work, outcome)
         self._pass_on()
         if outcome.left_pending:
-            self._store.ring()
+            with contextlib.suppress(StoreError, OSError):  # it is stored; the backstop wakes them
+                self._store.ring()
         return outcome.stored
 
     def _leave_to_thread(self, sending: Sending) -> None:
@@ -347,6 +366,11 @@ class Committer:
                 sending = self._sendings.popleft()
             except IndexError:  # withdrawn just now
                 break
+            if sending.follows is not None and sending.follows.error is not None:
+                sending.error = sending.follows.error
+                _done(sending)
+                continue
+            sending.follows = None
             gathered.append(sending)
             jobs += sum(len(draft.payloads) for draft in sending.drafts)
         if self._buffer is not None:
@@ -486,8 +510,8 @@ class Committer:
         is_urgent, self._is_urgent = self._is_urgent, False
         return is_urgent
 
-    def close(self) -> None:
-        """End the thread. What was not written stays in the queues."""
+    def close(self, error: BaseException | None = None) -> None:
+        """End the thread. Outcomes that were not written stay; who waits to be stored gets `error`."""
         with self._changing:
             self._is_closing = True
             thread = self._thread
@@ -495,6 +519,13 @@ class Committer:
             self._bell.put(None)
             if thread is not threading.current_thread():
                 thread.join()
+        while self._sendings:
+            with contextlib.suppress(IndexError):  # withdrawn just now
+                sending = self._sendings.popleft()
+                sending.error = error or StoreError(
+                    self._store.label, "the store is closed; nothing was stored."
+                )
+                _done(sending)
         with self._changing:
             self._thread = None
             self._is_closing = False

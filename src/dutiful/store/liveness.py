@@ -82,6 +82,18 @@ class Folder:
             with contextlib.suppress(OSError):  # gone already, or the disk is read-only by now
                 (self.path / (token + ending)).unlink()
 
+    def forget_if_dead(self, token: str) -> None:
+        """Remove the files of an unknown worker, if it is dead; we hold its lock meanwhile."""
+        try:
+            fd = os.open(self.path / f"{token}.lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        try:
+            if _try_flock(fd):
+                self.forget(token)
+        finally:
+            os.close(fd)
+
 
 class FileLock:
     """
@@ -95,6 +107,7 @@ class FileLock:
         self._path, self._label, self._wait_s = path, label, wait_s
         self._fd = _open_private(path)
         self._waiting: _Waiting | None = None
+        self._given_up: _Waiting | None = None
 
     def acquire(self) -> None:
         """
@@ -105,7 +118,10 @@ class FileLock:
         """
         if _try_flock(self._fd) or _try_flock_soon(self._fd):
             return
-        self._waiting = _Waiting(self._path)
+        # One that gave up may still wait in the kernel: take it up again, rather than add a thread.
+        if self._given_up is None or not self._given_up.want_again():
+            self._given_up = _Waiting(self._path)
+        self._waiting, self._given_up = self._given_up, None
         if not self._waiting.wait(self._wait_s):
             raise StoreBusy(self._label, self._wait_s)
 
@@ -113,7 +129,7 @@ class FileLock:
         """Give the lock back, if it was got."""
         if self._waiting is not None:
             self._waiting.give_up()
-            self._waiting = None
+            self._given_up, self._waiting = self._waiting, None
         _flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
@@ -129,18 +145,22 @@ class Life:
         self._folder = folder
         self.path = folder.path / f"{self.token}.lock"
         self.fd = self._create()
-        os.ftruncate(self.fd, 8 * SLOTS_MAX)
         self._map = mmap.mmap(self.fd, 8 * SLOTS_MAX)
         # The kernel keeps what is written here when the process is killed, at no system call.
         self.marks = memoryview(self._map).cast("q")
 
     def _create(self) -> int:
-        while True:
-            fd = _open_private(self.path)
-            # Between our open and our lock a cleaner may have taken it for a dead one's.
-            if _try_flock(fd) and _same_file(fd, self.path):
-                return fd
+        # Locked before it has its name: nobody ever sees it unlocked while we live.
+        draft = self.path.with_suffix(".new")
+        fd = _open_private(draft)
+        try:
+            os.ftruncate(fd, 8 * SLOTS_MAX)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            draft.rename(self.path)
+        except BaseException:
             os.close(fd)
+            raise
+        return fd
 
     def is_in_place(self) -> bool:
         """Whether the file that others look at is still the one that we hold."""
@@ -283,7 +303,12 @@ class _Waiting:
         self._deciding = threading.Lock()
         self._came = threading.Event()
         self._is_wanted = True
-        threading.Thread(target=self._wait, name="dutiful-lock-wait", daemon=True).start()
+        self._is_over = False
+        try:
+            threading.Thread(target=self._wait, name="dutiful-lock-wait", daemon=True).start()
+        except RuntimeError:  # "can't create new thread"
+            os.close(self._fd)
+            raise
 
     def _wait(self) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
@@ -291,11 +316,18 @@ class _Waiting:
             if self._is_wanted:
                 self._came.set()
             else:
+                self._is_over = True
                 os.close(self._fd)
 
     def wait(self, wait_s: float) -> bool:
         """Wait for the lock; return whether we have it."""
         return self._came.wait(wait_s)
+
+    def want_again(self) -> bool:
+        """Go on waiting after all; return whether the lock has not come meanwhile, and been let go."""
+        with self._deciding:
+            self._is_wanted = not self._is_over
+            return self._is_wanted
 
     def give_up(self) -> None:
         """Give the lock back, now or as soon as it comes."""
@@ -303,6 +335,7 @@ class _Waiting:
             if self._is_wanted:
                 self._is_wanted = False
                 if self._came.is_set():
+                    self._is_over = True
                     os.close(self._fd)
 
 

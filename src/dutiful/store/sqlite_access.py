@@ -145,12 +145,12 @@ class Access:
         with self._opening:
             if not self.is_open:
                 return
-            with self._reading:
-                try:
-                    with self._locked_file():
-                        # The last connection to close checkpoints and removes the log: under our lock.
-                        self._close_connections()
-                except StoreBusy:
+            try:
+                with self._locked_file(), self._reading:
+                    # The last connection to close checkpoints and removes the log: under our lock.
+                    self._close_connections()
+            except StoreBusy:
+                with self._threads, self._reading:
                     # Whoever holds the lock has a connection too, so ours is not the last.
                     self._close_connections()
             self._close_lock()
@@ -209,11 +209,11 @@ class Access:
     def _write_at_once(self, outcome: Outcome, statement: Callable[[int], None]) -> None:
         self._prepare()
         db = self.db
-        if not self._is_clock_set or self._steps.step_ms():
-            db.execute("BEGIN IMMEDIATE")
-            self._set_clock()
-            db.execute("COMMIT")
         try:
+            if not self._is_clock_set or self._steps.step_ms():
+                db.execute("BEGIN IMMEDIATE")
+                self._set_clock()
+                db.execute("COMMIT")
             statement(clock.wall_ms())
         except sqlite3.Error as error:
             self._roll_back(error, outcome, committing=False)
@@ -266,6 +266,7 @@ class Access:
     def _roll_back(self, error: BaseException, outcome: Outcome | None, *, committing: bool) -> None:
         """Undo what is not committed; find out what is. A driver's error is raised as ours."""
         self.resets += 1
+        self._is_clock_set = False  # what was moved with the clock is rolled back too
         db = self.db
         if db.in_transaction:
             with contextlib.suppress(sqlite3.Error):  # the next write finds it and tries again
@@ -296,9 +297,12 @@ class Access:
     def _begin_again(self) -> None:
         self._identity.check()  # opening would make a new file in place of a deleted one
         with self._reading, self.translating():
-            self.reader.close()
-            self.db.close()
+            before = self.reader, self.db
+            # The new ones first: closing the last connection would checkpoint, and opening the first
+            # would recover the log, the failed commit with it.
             self._connect()
+            for connection in before:
+                connection.close()
             self.db.execute("UPDATE dutiful_meta SET value = value WHERE key = 'next_id'")
         self._is_broken = False
 
@@ -339,9 +343,11 @@ class Access:
         with self._threads:
             self._prepare()
             try:
+                self.db.text_factory = str  # for the user's own tables
                 self.db.execute("BEGIN IMMEDIATE")
                 yield self.db
             finally:
+                self.db.text_factory = bytes
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
 

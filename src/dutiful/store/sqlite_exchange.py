@@ -1,8 +1,10 @@
 """One step on a SQLite store (see Store.exchange), by the shortest way that fits it."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from dutiful.crashpoint import crashpoint
+from dutiful.errors import StoreError
 from dutiful.job import JobId, State
 from dutiful.store import sqlite_step
 from dutiful.store.contract import Draft, Outcome, Take, Work
@@ -43,6 +45,10 @@ class Ids:
         self._coming = range(first + count, first + block)
         self._block = min(max(2 * block, 2 * self._block), _IDS_AT_ONCE_MAX)
         return first
+
+    def begin(self) -> None:
+        """A transaction begins: what an earlier one reserved and did not commit is not ours."""
+        self._coming = None
 
     def committed(self) -> None:
         """The transaction in which they were taken has committed: the rest of the block is ours."""
@@ -94,7 +100,8 @@ class Exchange:
         except sqlite_step.LateAck:
             # Nothing is committed. Once more, one by one, to find out which came too late.
             self._in_parts(work, _cleared(outcome), careful=True)
-        self._access.logged(_log_bytes(work))
+        with suppress(StoreError, OSError):  # the step is committed: a checkpoint can wait
+            self._access.logged(_log_bytes(work, outcome))
 
     # --- by one statement ------------------------------------------------------------------------
 
@@ -149,6 +156,7 @@ class Exchange:
 
     def _in_parts(self, work: Work, outcome: Outcome, *, careful: bool) -> None:
         with self._access.writing(outcome, then=self._ids.committed) as now:
+            self._ids.begin()
             room = None if work.buffer is None else work.buffer - self.unfinished.now()
             self._end_attempts(work, outcome, now, careful=careful)
             if work.take is not None and work.take.look:
@@ -158,8 +166,8 @@ class Exchange:
                 self._store(work, outcome, now, None if room is None else room + ended)
             _note_delays(work, outcome)
             _before_commit(work)
-        if outcome.late:
-            self.unfinished.forget()
+        if outcome.late or any(ack.state is State.PENDING for ack in work.acks):
+            self.unfinished.forget()  # a late one changed nothing; a cancelled one has ended after all
         self.unfinished.add(sum(map(len, outcome.stored)) - ended)
         _after_commit(work, outcome)
 
@@ -256,9 +264,13 @@ def _after_commit(work: Work, outcome: Outcome) -> None:
         crashpoint("claim.after_commit")
 
 
-def _log_bytes(work: Work) -> int:
+def _log_bytes(work: Work, outcome: Outcome) -> int:
     """Estimate what a step adds to the log."""
-    size = _COMMIT_BYTES + _ROW_BYTES * (len(work.completed) + len(work.acks))
+    if work.take is not None and work.take.look:  # a claim writes the row anew
+        size = sum(len(claim.payload or "") + _ROW_BYTES for claim in outcome.claims)
+    else:
+        size = 0
+    size += _COMMIT_BYTES + _ROW_BYTES * (len(work.completed) + len(work.acks))
     return size + sum(sum(map(len, d.payloads)) + _ROW_BYTES * len(d.payloads) for d in work.drafts)
 
 

@@ -174,6 +174,15 @@ def cancelled(db: sqlite3.Connection, owner: Owner) -> list[JobId]:
     return [row[0] for row in rows]
 
 
+def orphan_owners(db: sqlite3.Connection) -> list[Owner]:
+    """Return owners of running jobs that are not registered. By index dutiful_job_running."""
+    rows = db.execute(
+        "SELECT DISTINCT owner FROM dutiful_job"
+        " WHERE state = 'running' AND owner NOT IN (SELECT id FROM dutiful_worker)"
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
 def prune_before(db: sqlite3.Connection, keep: Keep, now: int) -> tuple[int, JobId] | None:
     """
     Return the last finished job that is to go, as (finished_at, id), or None if none is.

@@ -431,7 +431,11 @@ def plain(db: sqlite3.Connection) -> sqlite3.Cursor:
 
 def reserve_ids(db: Executes, count: int) -> JobId:
     """Take `count` ids; return the first. They are given for good once the transaction commits."""
-    db.execute("UPDATE dutiful_meta SET value = value + ? WHERE key = 'next_id'", (count,))
+    db.execute(
+        "UPDATE dutiful_meta SET value = ? + max(value, coalesce((SELECT max(id) + 1 FROM dutiful_job), 1))"
+        " WHERE key = 'next_id'",
+        (count,),
+    )
     return int(db.execute("SELECT value FROM dutiful_meta WHERE key = 'next_id'").fetchone()[0]) - count
 
 

@@ -25,13 +25,18 @@ def add_worker(
     queues: Sequence[str],
     concurrency: int,
     tasks: Sequence[str] | None,
+    owner: Owner | None = None,
 ) -> Owner:
-    """Register an incarnation; `who` is (name, host, boot, pid, token, started_at, seen_at)."""
+    """
+    Register an incarnation, again if `owner` is given.
+
+    `who` is (name, host, boot, pid, token, started_at, seen_at).
+    """
     cursor = db.execute(
         "INSERT INTO dutiful_worker"
-        " (name, host, boot, pid, token, started_at, seen_at, queues, concurrency, tasks)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*who, " ".join(queues), concurrency, None if tasks is None else _text(tasks)),
+        " (id, name, host, boot, pid, token, started_at, seen_at, queues, concurrency, tasks)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (owner, *who, " ".join(queues), concurrency, None if tasks is None else _text(tasks)),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -64,10 +69,11 @@ def give_back(db: sqlite3.Connection, owner: Owner, now: int) -> None:
     )
 
 
-def beat(db: sqlite3.Connection, owner: Owner, tasks: Sequence[str] | None, now: int) -> None:
-    """Write that a worker lives, and which tasks it can run by now."""
+def beat(db: sqlite3.Connection, owner: Owner, tasks: Sequence[str] | None, now: int) -> bool:
+    """Write that a worker lives, and which tasks it can run by now; return whether it is registered."""
     known = None if tasks is None else _text(tasks)
-    db.execute("UPDATE dutiful_worker SET seen_at = ?, tasks = ? WHERE id = ?", (now, known, owner))
+    sql = "UPDATE dutiful_worker SET seen_at = ?, tasks = ? WHERE id = ?"
+    return db.execute(sql, (now, known, owner)).rowcount == 1
 
 
 # --- parking ------------------------------------------------------------------------------
@@ -95,7 +101,7 @@ def park(
                 counts[task] = counts.get(task, 0) + 1
     if ids:
         db.execute(
-            "UPDATE dutiful_job SET parked_at = due_at, due_at = ?"
+            "UPDATE dutiful_job SET parked_at = coalesce(parked_at, due_at), due_at = ?"
             " WHERE id IN (SELECT value FROM json_each(?))",
             (now + park_ms, _text(ids)),
         )

@@ -35,6 +35,7 @@ class Workers:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._here: dict[Owner, _Here] = {}
+        self._joined: dict[Owner, tuple[str, Sequence[str], int]] = {}
         self._retired: list[Life] = []
         self._ringer: Ringer | None = None
 
@@ -50,14 +51,19 @@ class Workers:
                 undo.callback(life.end)
                 here = _Here(life, Doorbell(folder, life.token))
                 undo.callback(here.bell.close)
-            token = secrets.token_hex(8) if here is None else here.life.token
             with self._access.writing() as now:
-                who = (name, socket.gethostname(), clock.boot_id(), os.getpid(), token, now, now)
+                who = self._who(name, here, now)
                 owner = sqlite_upkeep.add_worker(self._access.db, who, queues, concurrency, tasks)
             if here is not None:
                 self._here[owner] = here
+            self._joined[owner] = name, queues, concurrency
             undo.pop_all()
         return owner
+
+    @staticmethod
+    def _who(name: str, here: _Here | None, now: int) -> tuple[str, str, str, int, str, int, int]:
+        token = secrets.token_hex(8) if here is None else here.life.token
+        return name, socket.gethostname(), clock.boot_id(), os.getpid(), token, now, now
 
     def leave(self, owner: Owner) -> None:
         """Give back what the worker still owns, and take it out."""
@@ -67,6 +73,7 @@ class Workers:
         self._end(owner)
 
     def _end(self, owner: Owner) -> None:
+        self._joined.pop(owner, None)
         here = self._here.pop(owner, None)
         if here is not None:
             here.end()
@@ -120,8 +127,14 @@ class Workers:
         if here is not None and not here.life.is_in_place():
             self._here[owner] = self._again(here)
         with self._access.writing() as now:
-            sqlite_upkeep.keep_clock(self._access.db)
-            sqlite_upkeep.beat(self._access.db, owner, tasks, now)
+            db = self._access.db
+            sqlite_upkeep.keep_clock(db)
+            if not sqlite_upkeep.beat(db, owner, tasks, now) and owner in self._joined:
+                # Taken for dead, as after a long sleep: what it had is rescued, and its attempts will
+                # be late; from here on it is seen again.
+                name, queues, concurrency = self._joined[owner]
+                who = self._who(name, self._here.get(owner), now)
+                sqlite_upkeep.add_worker(db, who, queues, concurrency, tasks, owner)
 
     def _again(self, before: _Here) -> _Here:
         """Make the lock file again, under its name. Its bell, if that is gone too, is done without."""
@@ -155,6 +168,7 @@ class Workers:
             return []
         with self._access.looking() as db:
             others = [pair for pair in sqlite_look.workers(db) if pair[0].owner not in self._here]
+            orphans = [owner for owner in sqlite_look.orphan_owners(db) if owner not in self._joined]
         rescued: list[tuple[WorkerInfo, list[Ack]]] = []
         for info, boot in others:
             is_dead, running = self._look_at(info, boot)
@@ -163,17 +177,32 @@ class Workers:
                 changed()
                 self._access.folder.forget(info.token)
                 rescued.append((info, acks))
+        for owner in orphans:
+            self._rescue_orphans(owner, decide)
+            changed()
         return rescued
+
+    def _rescue_orphans(self, owner: Owner, decide: Callable[[Claim, bool], Ack]) -> None:
+        """Jobs of a worker whose registration was lost: nobody lives who could say anything of them."""
+        with self._access.writing() as now:
+            db = self._access.db
+            if owner not in sqlite_look.orphan_owners(db):
+                return
+            acks = [decide(claim, False) for claim in sqlite_upkeep.running_of(db, owner)]  # noqa: FBT003
+            if acks:
+                sqlite_step.ack(db, acks, now=now, worker="unknown")
 
     def _look_at(self, info: WorkerInfo, boot: str) -> tuple[bool, frozenset[JobId] | None]:
         """Return whether a worker is dead, and what it was running then, as far as is known."""
-        if boot != clock.boot_id():
-            return True, frozenset()  # the machine went down: no job's fault
+        is_other_boot = boot != clock.boot_id()
         if self._access.folder is None:
             return False, None  # in memory all are of this process
         path = self._access.folder.path / f"{info.token}.lock"
         if path.exists():
-            return running_of_dead(path)
+            is_dead, running = running_of_dead(path)
+            return is_dead, frozenset() if is_other_boot else running  # the machine went down: no job's fault
+        if is_other_boot:
+            return True, frozenset()
         # Its lock file is gone, which says nothing: its heartbeat decides.
         return clock.wall_ms() - info.seen_at > sqlite_upkeep.LEASE_MS, None
 
@@ -202,8 +231,7 @@ class Workers:
             return
         known = {info.token for info in self.all()}
         for token in folder.tokens() - known:
-            if running_of_dead(folder.path / f"{token}.lock")[0]:
-                folder.forget(token)
+            folder.forget_if_dead(token)
 
     # --- bells --------------------------------------------------------------------------------------------
 
