@@ -400,7 +400,11 @@ class Worker:
         exempt = self._is_handler_here()
         ranges: list[range] = []
         async for chunk in _in_chunks(payloads, self._chunk_jobs()):
-            sent = await in_thread(self._send_many, chunk, options, exempt=exempt)
+            try:
+                sent = await in_thread(self._send_many, chunk, options, exempt=exempt)
+            except DutifulError as error:
+                error.stored += sum(map(len, ranges))
+                raise
             ranges += sent.ranges
         return Jobs(self, ranges)
 
@@ -448,11 +452,15 @@ class Worker:
             self._start()
 
     def _start(self) -> None:
-        self.opened()
-        runner = Runner(self._store, self._committer, self._registry, self._config, self._events)
-        runner.start()
+        stopped, self._stopping = self._stopping, None
+        try:
+            self.opened()
+            runner = Runner(self._store, self._committer, self._registry, self._config, self._events)
+            runner.start()
+        except BaseException:
+            self._stopping = stopped
+            raise
         self._runner = runner
-        self._stopping = None
         self._door.open()
         # Holds on to the worker while it runs, even if nobody else does.
         atexit.register(self._stop_at_exit)

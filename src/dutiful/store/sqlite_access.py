@@ -297,12 +297,9 @@ class Access:
     def _begin_again(self) -> None:
         self._identity.check()  # opening would make a new file in place of a deleted one
         with self._reading, self.translating():
-            before = self.reader, self.db
-            # The new ones first: closing the last connection would checkpoint, and opening the first
-            # would recover the log, the failed commit with it.
+            self.reader.close()
+            self.db.close()
             self._connect()
-            for connection in before:
-                connection.close()
             self.db.execute("UPDATE dutiful_meta SET value = value WHERE key = 'next_id'")
         self._is_broken = False
 
