@@ -215,6 +215,9 @@ def test_a_storm_of_exceptions_during_all_else_leaves_a_worker_that_works(run):
             armed = False
         except (KeyboardInterrupt, DutifulError):
             pass
+        except BaseException:
+            quiet()
+            raise
         armed = False
 
     worker = Worker(url(), handlers={"t": lambda n: n})

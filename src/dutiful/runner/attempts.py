@@ -226,6 +226,7 @@ class Attempts:
         for attempt in list(self.running.values()):
             if attempt.claim.id == job_id:
                 if not attempt.cancelled:  # else it was told
+                    attempt.cancelled = True  # first: it may end at once
                     attempt.cancelled = self._stop(attempt, "cancel")
                 return True
         return False

@@ -36,6 +36,7 @@ HEARTBEAT_S = 10.0
 TIDY_S = 30.0
 PARKED_LOG_S = 60.0
 IDLE_PAUSE_S = 30.0  # with nothing due the loop still looks now and then; it is woken long before
+BUSY_PAUSE_S = 0.25  # all slots are taken: the loop is woken as soon as that changes
 BLOCKED_PAUSE_S = 0.05  # something is due that cannot be taken yet, such as a second suspect
 STALE_S = 0.5  # a job that waits in memory longer than this goes back for others to take
 PATIENCE_MAX_S = 60.0
@@ -291,7 +292,7 @@ class Runner:
         if not self._backlog:
             return max(0.0, self._due_at - time.monotonic())
         if not self._room() or self._slots.is_closed:
-            return IDLE_PAUSE_S  # `_want_more` and `_became_free` wake the loop
+            return BUSY_PAUSE_S  # `_want_more` and `_became_free` wake the loop before
         held = len(self._slots.ready)
         self._committer.step()
         if self._backlog and len(self._slots.ready) > held:

@@ -111,8 +111,9 @@ class Slots:
 
     def offer(self, claims: Sequence[Claim]) -> None:
         """Put jobs at the end of the line."""
+        # Set first: whoever takes the last of them is to say so.
+        self.low_water = (len(self.ready) + len(claims)) // 2
         self.ready.extend(claims)
-        self.low_water = len(self.ready) // 2
         self._wake_one()
 
     def offer_alone(self, claim: Claim) -> None:
