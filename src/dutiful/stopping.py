@@ -35,6 +35,9 @@ class Stopping:
         self._stop = stop
         self._over = threading.Event()
         self._error: BaseException | None = None
+
+    def begin(self) -> None:
+        """Start it."""
         try:
             # Not a daemon: the interpreter waits for it.
             threading.Thread(target=self._run, name="dutiful-stop").start()

@@ -124,6 +124,7 @@ class Worker:
         self._changing = threading.RLock()
         self._is_open = False
         self._asking = threading.RLock()
+        self._opening = threading.RLock()  # inside the others: a sender may open while we stop
         self._deadline = Deadline(None)
         self._stopping: Stopping | None = None
         self._at_exit: weakref.finalize[..., Worker] | None = None
@@ -452,7 +453,8 @@ class Worker:
             self._start()
 
     def _start(self) -> None:
-        stopped, self._stopping = self._stopping, None
+        with self._asking:
+            stopped, self._stopping = self._stopping, None
         try:
             self.opened()
             runner = Runner(self._store, self._committer, self._registry, self._config, self._events)
@@ -488,6 +490,7 @@ class Worker:
                 limit = timeout if drain or timeout is not None else self._config.grace_s
                 deadline = self._deadline = Deadline(limit)
                 self._stopping = Stopping(lambda: self._stop(deadline, drain=bool(drain)))
+                self._stopping.begin()
             else:
                 self._deadline.shorten(timeout)
             stopping = self._stopping
@@ -535,14 +538,15 @@ class Worker:
 
     def _close(self) -> None:
         self._committer.close(WorkerStopped(self._config.name))
-        if self._is_open:
-            if self._is_in_memory():
-                lost = self._store.unfinished()
-                if lost:
-                    self._events.emit(JobsLost(self._config.name, lost))
-            self._store.close()
-            self._is_open = False
-            self._door.use_anywhere()
+        with self._opening:
+            if self._is_open:
+                if self._is_in_memory():
+                    lost = self._store.unfinished()
+                    if lost:
+                        self._events.emit(JobsLost(self._config.name, lost))
+                self._is_open = False
+                self._store.close()
+                self._door.use_anywhere()
         if self._at_exit is not None:
             self._at_exit.detach()
             self._at_exit = None
@@ -632,7 +636,7 @@ class Worker:
         """Return the store, opened if need be."""
         self._door.check_process()
         if not self._is_open:
-            with self._changing:
+            with self._opening:
                 if not self._is_open:
                     if self._is_in_memory() and self._stopping is not None and self._stopping.is_over:
                         raise WorkerStopped(self._config.name)  # and its memory is gone

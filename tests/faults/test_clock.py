@@ -13,7 +13,10 @@ from tests.faults.clock import Clock, cannot_move
 APP = Path(__file__).parent.parent / "crash" / "programs" / "app.py"
 JUMPS_S = [2 * 86400, -3 * 3600]
 SLACK_S = 1.5  # a worker looks at the clock about twice a second
-pytestmark = pytest.mark.skipif(cannot_move() is not None, reason=cannot_move() or "")
+pytestmark = [
+    pytest.mark.skipif(cannot_move() is not None, reason=cannot_move() or ""),
+    pytest.mark.alone,  # it measures delays
+]
 
 
 def _app(books: Books, clock: Clock, *options: str) -> Program:

@@ -327,7 +327,9 @@ class StoreMachine(RuleBasedStateMachine):
     def _given_back(self, owner: int, crashed: frozenset[int] = frozenset()) -> None:
         for claim in self.held.pop(owner):
             job = self.jobs[claim.id]
-            job.state, job.owner = State.PENDING, None
+            job.owner = None
+            job.state = State.CANCELLED if job.cancel_asked else State.PENDING
+            job.cancel_asked = False
             job.crashes += claim.id in crashed
 
     def _is_file(self) -> bool:
@@ -353,10 +355,6 @@ class StoreMachine(RuleBasedStateMachine):
         assert info.owner == owner
         assert sorted(ack.id for ack in acks) == sorted(held)
         self._given_back(owner, frozenset(running))
-        for job_id in held:
-            job = self.jobs[job_id]
-            if job.cancel_asked:
-                job.state, job.cancel_asked = State.CANCELLED, False
         self.owners[n] = store.join(f"w{n}", QUEUES, 1, [])
         self.held[self.owners[n]] = []
 

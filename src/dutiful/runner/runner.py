@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from dutiful.config import Config
@@ -134,6 +135,7 @@ class Runner:
             changed=self._changed if bell is not None else None,
             doorbell=bell,
             rung=self._rung,
+            changes=self._store.changes(),
             trouble=partial(self._note_trouble, "fetch"),
         )
         self._upkeep = Upkeep(
@@ -316,7 +318,7 @@ class Runner:
     def _rung(self) -> None:
         """Another process says that something is due."""
         self._store.hush()
-        self._due_at = 0.0
+        self._note_backlog()  # take it at once: a look first would only cost time
 
     def _changed(self) -> bool:
         if not self._store.changed():
@@ -574,4 +576,5 @@ class Runner:
             self._leave(Deadline(0))
             then()
 
-        threading.Thread(target=wait, name="dutiful-last", daemon=True).start()
+        with suppress(RuntimeError):  # "can't create new thread": the process ends, and others take over
+            threading.Thread(target=wait, name="dutiful-last", daemon=True).start()

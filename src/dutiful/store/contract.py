@@ -300,6 +300,14 @@ class Store(Protocol):
         """Return a file descriptor that becomes readable when `ring` is called elsewhere."""
         ...
 
+    def changes(self) -> int | None:
+        """
+        Return a file descriptor that becomes readable when anybody may have committed, us included.
+
+        None if there is none: then `changed` is asked often.
+        """
+        ...
+
     def hush(self) -> None:
         """Take the rings that came in, so that the doorbell is quiet again."""
         ...

@@ -207,6 +207,9 @@ class SqliteStore:
     def doorbell(self) -> int | None:
         return self._workers.doorbell()
 
+    def changes(self) -> int | None:
+        return self._workers.changes()
+
     def hush(self) -> None:
         self._workers.hush()
 

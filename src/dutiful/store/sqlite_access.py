@@ -156,9 +156,9 @@ class Access:
             self._close_lock()
 
     def _close_connections(self) -> None:
+        self.is_open = False  # first: whatever interrupts what follows, the next open begins anew
         self.reader.close()
         self.db.close()
-        self.is_open = False
 
     def _after_fork(self) -> None:
         if self.is_open:

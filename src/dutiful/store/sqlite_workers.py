@@ -6,12 +6,13 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from dutiful.crashpoint import crashpoint
 from dutiful.job import Ack, Claim, JobId
-from dutiful.store import clock, sqlite_look, sqlite_step, sqlite_upkeep
+from dutiful.store import clock, notify, sqlite_look, sqlite_step, sqlite_upkeep
 from dutiful.store.contract import Marks, Owner, WorkerInfo
 from dutiful.store.liveness import Doorbell, Life, Ringer, running_of_dead
 from dutiful.store.sqlite_access import Access
@@ -23,10 +24,17 @@ class _Here:
 
     life: Life
     bell: Doorbell
+    changes: int | None = None
 
     def end(self) -> None:
-        self.bell.close()
+        self.let_go()
         self.life.end()
+
+    def let_go(self) -> None:
+        self.bell.close()
+        if self.changes is not None:
+            os.close(self.changes)
+            self.changes = None
 
 
 class Workers:
@@ -55,6 +63,7 @@ class Workers:
                 who = self._who(name, here, now)
                 owner = sqlite_upkeep.add_worker(self._access.db, who, queues, concurrency, tasks)
             if here is not None:
+                here.changes = notify.watch(Path(f"{self._access.path}-wal"))
                 self._here[owner] = here
             self._joined[owner] = name, queues, concurrency
             undo.pop_all()
@@ -93,7 +102,7 @@ class Workers:
         see at once that it is dead, and take over what it had.
         """
         for here in self._here.values():
-            here.bell.close()
+            here.let_go()
             here.life.abandon()
         self._here.clear()
         self._end_retired()
@@ -104,8 +113,8 @@ class Workers:
     def let_go(self) -> None:
         """In a forked child: let go of what is the parent's, without touching its files."""
         for here in self._here.values():
+            here.let_go()
             here.life.abandon()
-            here.bell.close()
         self._here.clear()
         self._end_retired()
         self._ringer = None
@@ -145,7 +154,7 @@ class Workers:
         life.marks[:] = before.life.marks
         # Its marks are still written to by attempts that run; they are let go with the worker.
         self._retired.append(before.life)
-        return _Here(life, before.bell)
+        return _Here(life, before.bell, before.changes)
 
     # --- the others ------------------------------------------------------------------------------------
 
@@ -247,6 +256,10 @@ class Workers:
     def doorbell(self) -> int | None:
         """Return what becomes readable when somebody rings."""
         return next((here.bell.fileno() for here in self._here.values()), None)
+
+    def changes(self) -> int | None:
+        """Return what becomes readable when the log is written to, by us or others."""
+        return next((here.changes for here in self._here.values()), None)
 
     def hush(self) -> None:
         """Take the rings that came in."""
