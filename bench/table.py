@@ -102,7 +102,7 @@ def machine(folder: Path) -> list[str]:
         f"- Date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"- Command: `{' '.join(['python -m bench', *sys.argv[1:]])}`",
         f"- Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {system}",
-        f"- Files in `{folder}` on {file_system(folder)}; WAL, synchronous=FULL; {load}",
+        f"- Files on {file_system(folder)}; WAL, synchronous=FULL; {load}",
         f"- dutiful at {_commit()}",
     ]
 
