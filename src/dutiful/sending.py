@@ -15,7 +15,7 @@ from dutiful.registry import Registry
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft
 
-# send_many commits once per chunk: larger ones gain little (bench/), and make others wait longer.
+# send_many commits once per chunk: larger ones were no faster (2026-11), and make others wait longer.
 CHUNK_JOBS = 1000
 CHUNK_BYTES = 1024 * 1024
 PRIORITY_MAX = 2**31

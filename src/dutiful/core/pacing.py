@@ -9,7 +9,7 @@ others back that another worker could run.
 from dataclasses import dataclass
 
 AHEAD_S = 0.1
-AHEAD_JOBS_MAX = 4096  # beyond this a batch gains nothing (bench/), and a stop gives more back
+AHEAD_JOBS_MAX = 4096  # a bound: more would only mean more to give back at a stop
 AHEAD_BYTES_MAX = 16 * 1024 * 1024
 PACE_WINDOW_S = 0.005  # long enough to count something, short enough to follow a change
 PACE_KEPT_S = 1.0  # after a longer silence the next jobs may be of another kind

@@ -241,7 +241,7 @@ class Committer:
                 return
             self._lead.acquire()  # it is our turn to lead
             # Those who were served with the last step are just putting in their next: 16 threads
-            # store 14,000 jobs a second with this pause, and 4,000 without (two cores, 2026-11).
+            # in one tight loop stored two to three times as many so; bench/single.py shows less (2026-11).
             time.sleep(COMPANY_S)
         try:
             while not sending.is_done:

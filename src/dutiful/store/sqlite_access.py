@@ -30,7 +30,7 @@ INSIDE_TRANSACTION = (
 # Which store's own_transaction the caller is in. Goes along into the threads of asyncio.to_thread.
 _within: ContextVar[object] = ContextVar("dutiful_transaction", default=None)
 # Between checkpoints the log may grow by about this much. Larger saves fsyncs, smaller saves
-# disk and the time of a restart; beyond 8 MiB nothing is gained (bench/).
+# disk and the time of a restart; 8 MiB is a compromise.
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 
 

@@ -303,7 +303,7 @@ def insert(db: Executes, first: JobId, draft: Draft, now: int, owner: int | None
 # new comes, the first `handed` of it as claimed. A step of BEGIN, two statements and COMMIT
 # would ask four times for the interpreter lock; each time a handler may keep it for the rest of
 # its burst, while the disk waits, and then the handler waits for the disk. As one statement
-# the two overlap: 1.5 times the jobs a second on two cores (bench/, 2026-11).
+# the two overlap: about 1.5 times the jobs a second, measured once on two noisy cores (2026-11).
 _FUSED_ARGUMENTS = (
     "ids",
     "completed",

@@ -9,7 +9,7 @@ CREATE TABLE dutiful_meta (
 CREATE TABLE dutiful_job (
     id          INTEGER PRIMARY KEY,            -- given by dutiful_meta.next_id, never used twice
     state       TEXT    NOT NULL,               -- pending, running, completed, dead or cancelled; a CHECK
-                                                -- would cost a quarter of a bulk insert (bench/)
+                                                -- cost a quarter of a bulk insert (2026-11)
     owner       INTEGER,                        -- dutiful_worker.id while it runs
     queue       TEXT    NOT NULL,
     task        TEXT    NOT NULL,
