@@ -31,7 +31,11 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
         ("end to end, default (newest 10,000 kept)", None, None),
     ]
     limit = partial(raw.batches_per_s, folder, jobs)
-    return [
+    figures = [
         share_figure(name, alternate(limit, partial(rate, folder, jobs, keep), rounds), at_least, "raw")
         for name, keep, at_least in kinds
     ]
+    cheapest = alternate(
+        partial(raw.batches_per_s, folder, jobs, raw.CHEAPEST), partial(rate, folder, jobs, keep=False), rounds
+    )
+    return [*figures, share_figure(f"{kinds[0][0]}, against the cheapest row", cheapest, None, "cheapest row")]
