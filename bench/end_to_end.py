@@ -36,6 +36,11 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
         for name, keep, at_least in kinds
     ]
     cheapest = alternate(
-        partial(raw.batches_per_s, folder, jobs, raw.CHEAPEST), partial(rate, folder, jobs, keep=False), rounds
+        partial(raw.batches_per_s, folder, jobs, raw.CHEAPEST),
+        partial(rate, folder, jobs, keep=False),
+        rounds,
     )
-    return [*figures, share_figure(f"{kinds[0][0]}, against the cheapest row", cheapest, None, "cheapest row")]
+    return [
+        *figures,
+        share_figure(f"{kinds[0][0]}, against the cheapest row", cheapest, None, "cheapest row"),
+    ]

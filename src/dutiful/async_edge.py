@@ -6,9 +6,20 @@ Imported with the first `asend`, so that a program without asyncio does not pay 
 
 import asyncio
 import threading
+from collections.abc import Sequence
+from typing import Any
 
+from dutiful.store.borrowed.borrow import borrow
 from dutiful.store.committer import Committer, Sending
-from dutiful.store.contract import Draft
+from dutiful.store.contract import Draft, Store
+
+
+async def insert_in(store: Store, transaction: Any, drafts: Sequence[Draft]) -> list[range]:
+    """Store.insert_in, for connections that are awaited, and others."""
+    borrowed = borrow(transaction)
+    # What the store needs of its own first, such as ids from its database, blocks.
+    steps = await asyncio.to_thread(store.insertion, drafts)
+    return await borrowed.arun(steps)
 
 
 class AsyncEdge:

@@ -186,6 +186,15 @@ class StoreReplaced(StoreError):
     """The database file was deleted or replaced while it was open. Nothing was stored in the old one."""
 
 
+class StoreUnknown(StoreError):
+    """
+    The connection was lost in COMMIT, and nobody could say in time whether it had happened.
+
+    The one error after which the jobs may be stored: look before you repeat. A worker's own outcomes
+    are fenced, so that it repeats them safely by itself.
+    """
+
+
 class SchemaTooNew(StoreError):
     """A newer dutiful has written this store. Nothing was changed; upgrade this program."""
 

@@ -118,6 +118,35 @@ class ResultDropped(Event, frozen=True):
     reason: str
 
 
+class ConnectionLost(Event, frozen=True):
+    """The connection that says that the worker lives is lost; the worker connects anew."""
+
+    worker: str
+    problem: str
+
+
+class ConnectionBack(Event, frozen=True):
+    """The worker is connected again; of the jobs that it had, others took over `lost` meanwhile."""
+
+    worker: str
+    incarnation: int
+    lost: int
+
+
+class LeaseOver(Event, frozen=True):
+    """The store was out of reach for so long that others may take over; what runs is stopped."""
+
+    worker: str
+    running: int
+
+
+class StorePolled(Event, frozen=True):
+    """Behind a pooler nobody can wake the worker, or see it die: it looks, and is waited for."""
+
+    worker: str
+    store: str
+
+
 class StoreTrouble(Event, frozen=True):
     """The store cannot be used right now; the worker goes on by itself when it can."""
 
@@ -243,6 +272,28 @@ def write_log(event: Event) -> None:
         case JobsLost():
             log.warning(
                 "worker %s: the store in memory ends with %d unfinished jobs", event.worker, event.count
+            )
+        case ConnectionLost():
+            log.warning("worker %s lost its connection, and connects anew: %s", event.worker, event.problem)
+        case ConnectionBack():
+            log.warning(
+                "worker %s is connected again (incarnation %d); %d of its jobs were taken over by others",
+                event.worker,
+                event.incarnation,
+                event.lost,
+            )
+        case LeaseOver():
+            log.error(
+                "worker %s cannot reach the store, and others may take over: it stops its %d running jobs",
+                event.worker,
+                event.running,
+            )
+        case StorePolled():
+            log.warning(
+                "worker %s reaches %s through a pooler: it looks for jobs instead of being woken, and should "
+                "it die, others wait for its lease to end. Connect to the server itself to avoid both",
+                event.worker,
+                event.store,
             )
         case StoreTrouble():
             log.error("worker %s pauses: %s", event.worker, event.problem)

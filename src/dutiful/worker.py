@@ -251,8 +251,8 @@ class Worker:
             delay: Seconds, or a timedelta, until it is due; 0 or more.
             run_at: The instant when it is due: a datetime with a time zone.
             priority: Higher runs first; default 0.
-            transaction: Your own connection to the same database, in a transaction: the job
-                exists if that commits.
+            transaction: Your own connection or session to the same database, in a transaction:
+                the job exists if that commits. See docs/transactions.md for the libraries.
             timeout: With `buffer`, seconds to wait for room; None waits for ever.
 
         Raises:
@@ -376,12 +376,11 @@ class Worker:
         """
         `send`, without blocking the event loop; same promise, same errors. Many at once share commits.
 
-        Raises:
-            ConfigError: `transaction` was given; a connection belongs to its own thread.
+        With `transaction`, an asynchronous connection is awaited; a blocking one blocks, as ever.
         """
-        if options.get("transaction") is not None:
-            raise ConfigError("asend() takes no transaction=; nothing was stored. Use send().")
         exempt = self._is_handler_here()
+        if options.get("transaction") is not None:
+            return Job(self, (await self._asend_in([payload], options, exempt=exempt))[0][0])
         if self._config.buffer is not None:  # it may have to wait for room
             return await self._in_thread(lambda gone: self._send(payload, options, exempt=exempt, gone=gone))
         how = Sending(self._registry, self._config, options)
@@ -402,12 +401,31 @@ class Worker:
         ranges: list[range] = []
         async for chunk in _in_chunks(payloads, self._chunk_jobs()):
             try:
-                sent = await in_thread(self._send_many, chunk, options, exempt=exempt)
+                if options.get("transaction") is not None:
+                    ranges += await self._asend_in(chunk, options, exempt=exempt)
+                else:
+                    ranges += (await in_thread(self._send_many, chunk, options, exempt=exempt)).ranges
             except DutifulError as error:
                 error.stored += sum(map(len, ranges))
                 raise
-            ranges += sent.ranges
         return Jobs(self, ranges)
+
+    async def _asend_in(
+        self, payloads: Iterable[object], options: SendOptions, *, exempt: bool
+    ) -> list[range]:
+        """Send in the caller's own transaction."""
+        from dutiful.async_edge import insert_in
+
+        how = Sending(self._registry, self._config, options)
+        ranges: list[range] = []
+        for drafts in self._drafting.chunks(payloads, how, CHUNK_JOBS):
+            me = self._door.enter(current_task(), exempt=exempt)
+            try:
+                store = self._store if self._is_open else await in_thread(self.opened)
+                ranges += await insert_in(store, how.transaction, drafts)
+            finally:
+                self._door.leave(me)
+        return ranges
 
     async def _in_thread(self, send: "Callable[[threading.Event], R]") -> R:
         """Send in a thread; if the coroutine is cancelled meanwhile, have the thread give up too."""
@@ -684,9 +702,16 @@ def _store_for(store: "str | os.PathLike[str] | Store | None", config: Config, *
         raise ConfigError(
             f"the store {url!r} has no path; write sqlite:///relative.db or sqlite:////absolute.db."
         )
+    if separator and scheme in ("postgresql", "postgres"):
+        from dutiful.store.postgres import PostgresStore  # psycopg, if it is there
+
+        return PostgresStore(
+            url, durability=config.durability, busy_s=config.busy_s, worker=config.name, create=create
+        )
     if separator and scheme != "sqlite":
         raise ConfigError(
-            f"{scheme}:// is no store that this version knows; use a path, sqlite:///path or ':memory:'."
+            f"{scheme}:// is no store that this version knows; use a path, sqlite:///path, ':memory:' or "
+            "postgresql://…"
         )
     path = rest[1:] if rest else url
     if not path:

@@ -84,6 +84,9 @@ class StoreMachine(RuleBasedStateMachine):
         store.open()
         return store
 
+    def _die(self, store: SqliteStore, owner: int) -> None:
+        inside.die(store, owner)
+
     def _door(self, n: int) -> SqliteStore:
         return self.doors[n % len(self.doors)]
 
@@ -344,7 +347,7 @@ class StoreMachine(RuleBasedStateMachine):
         running = choice.draw(st.lists(st.sampled_from(held), max_size=2, unique=True)) if held else []
         for slot, job_id in enumerate(running):
             store.mark(owner)[slot] = job_id
-        inside.die(store, owner)
+        self._die(store, owner)
 
         ((info, acks),) = self._door(n + 1).rescue(
             lambda claim, ran: Ack(

@@ -7,7 +7,7 @@ One attempt, from claim to outcome.
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dutiful.config import Config
@@ -21,6 +21,7 @@ from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import error_info, timed_out
 from dutiful.runner.outcomes import Outcomes
+from dutiful.store.borrowed.completing import OwnTransaction
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Marks, Owner, Store
 from dutiful.store.liveness import SLOTS_MAX
@@ -133,7 +134,7 @@ class Attempts:
             self._never_ran(claim, Discard(str(error)), error)
             return True
         if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
-            attempt.ctx = Context(claim, lambda: self._transaction(attempt))
+            attempt.ctx = Context(claim, lambda own: self._transaction(attempt, own))
             kwargs[entry.ctx_name] = attempt.ctx
         self.running[slot] = attempt
         self._marks[slot] = claim.id
@@ -283,10 +284,19 @@ class Attempts:
 
     # --- helpers ------------------------------------------------------------------------------------
 
+    def _transaction(self, attempt: Attempt, own: Any) -> AbstractContextManager[Any]:
+        if own is None:
+            return self._ours(attempt)
+        completion = self._store.completion(attempt.claim)
+        return OwnTransaction(own, completion, lambda: self._completed(attempt))
+
     @contextmanager
-    def _transaction(self, attempt: Attempt) -> Generator[Any]:
+    def _ours(self, attempt: Attempt) -> Generator[Any]:
         with self._store.transaction(attempt.claim) as connection:
             yield connection
+        self._completed(attempt)
+
+    def _completed(self, attempt: Attempt) -> None:
         assert attempt.ctx is not None, "only a context opens transactions"
         attempt.ctx.is_completed = True
         self._committer.told(attempt.claim.id)

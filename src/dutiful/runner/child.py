@@ -43,7 +43,7 @@ class ChildContext:
     def check(self) -> None:
         """Do nothing: a child that lost its job is killed."""
 
-    def transaction(self) -> NoReturn:
+    def transaction(self, own: object = None) -> NoReturn:
         """Raise `ConfigError`: the store's connection is in another process."""
         raise ConfigError(
             f"ctx.transaction() of job {self.id} ({self.task}) is not available with process=True; "

@@ -28,6 +28,7 @@ from dutiful.runner.attempts import Attempts
 from dutiful.runner.failure import crashed
 from dutiful.runner.loop import Loop
 from dutiful.runner.slots import Slots
+from dutiful.runner.standing import Standing
 from dutiful.runner.upkeep import TICK_S, Duty, Upkeep
 from dutiful.stopping import Deadline
 from dutiful.store.committer import Committer
@@ -42,6 +43,7 @@ BLOCKED_PAUSE_S = 0.05  # something is due that cannot be taken yet, such as a s
 STALE_S = 0.5  # a job that waits in memory longer than this goes back for others to take
 PATIENCE_MAX_S = 60.0
 PRUNE_JOBS = 500  # a few ms of the write lock
+SELDOM_S = 30.0  # how often a worker looks for what others may have left to it, if nothing happens here
 PARK_AFTER_S = 1.0  # a job of a task unknown here is left to other workers for so long
 UNKNOWN_MAX = 1000  # task names; what is beyond is met and passed over each time
 UNWIND_S = 1.0  # for interrupted coroutines and children to come to their end
@@ -91,6 +93,15 @@ class Runner:
             fault=self._attempts.fault,
         )
         self._outcomes = self._attempts.outcomes
+        self._standing = Standing(
+            store,
+            self._attempts,
+            self._slots,
+            events,
+            config.name,
+            give_back=self._interrupt,
+            drop=self._not_run,
+        )
         self._owner: Owner = 0
         self._patience_s = STALE_S  # how long a job that must run alone may hold up the others
         self._suspects_from = 0.0
@@ -105,6 +116,10 @@ class Runner:
         self._parked_log_at = 0.0
         self._parked: dict[str, int] = {}
         self._unknown: set[str] = set()
+        self._unpark_at = 0.0
+        self._unparked: list[str] | None = []  # the tasks whose parked jobs were looked for
+        self._prune_at = 0.0
+        self._pruned = -1  # how many attempts had finished then
         self._in_trouble: set[str] = set()  # where
         self._is_taking = False
         self._idle = threading.Condition()
@@ -119,7 +134,8 @@ class Runner:
         self._owner = self._store.join(config.name, config.queues, config.concurrency, self._tasks())
         try:
             self._attempts.start(self._owner)
-            self._rescue()
+            self._standing.start(self._owner)
+            self._rescue_all()
             self._store.unpark(self._known)
             self._begin()
         except BaseException:
@@ -164,6 +180,7 @@ class Runner:
 
     def _duties(self) -> list[Duty]:
         return [
+            Duty("looking how it stands with the store", TICK_S, self._standing.look),
             Duty("rescuing the jobs of dead workers", TICK_S, self._rescue),
             Duty("looking for cancelled jobs", TICK_S, self._cancel),
             Duty("giving back waiting jobs", TICK_S, self._give_back_stale),
@@ -189,6 +206,8 @@ class Runner:
         """Say what to take in this step; called by whoever leads it."""
         look = self._backlog
         if not self._is_taking or self._slots.is_closed or not (look or sending):
+            return None
+        if not self._standing.pulse.may_start:
             return None
         limit = self._room()
         if limit == 0:
@@ -319,6 +338,8 @@ class Runner:
         """Another process says that something is due."""
         self._store.hush()
         self._note_backlog()  # take it at once: a look first would only cost time
+        if self._standing.is_called() and self._upkeep is not None:
+            self._upkeep.hurry()
 
     def _changed(self) -> bool:
         if not self._store.changed():
@@ -338,6 +359,10 @@ class Runner:
         self._attempts.start(self._owner)  # the marks may be elsewhere now
 
     def _rescue(self) -> None:
+        if self._standing.pulse.dead is not False:
+            self._rescue_all()
+
+    def _rescue_all(self) -> None:
         for dead, acks in self._store.rescue(self._decide_rescue):
             ran = sum(ack.crashes > 0 for ack in acks)
             self._events.emit(
@@ -352,6 +377,8 @@ class Runner:
         return after(claim, result, self._config.retry, self._config.max_crashes, chance=0.0)
 
     def _cancel(self) -> None:
+        if self._standing.pulse.cancelled is False:
+            return
         ids = [job_id for job_id in self._store.cancelled(self._owner) if not self._attempts.cancel(job_id)]
         for claim in self._slots.take_out(ids) if ids else ():
             self._outcomes.end(claim, Cancel("cancelled before it began"))
@@ -398,7 +425,7 @@ class Runner:
     def _park(self) -> None:
         """Clear the line of unknown tasks that nobody takes care of, and take back known ones."""
         met = len(self._unknown)
-        if self._store.unpark(self._known) or len(self._skip()) < met:  # a handler came
+        if self._unpark() or len(self._skip()) < met:  # a handler came
             self._note_backlog()
             self._wake()
         if not self._skip():
@@ -408,7 +435,20 @@ class Runner:
         if parked:
             self._note_parked(parked)
 
+    def _unpark(self) -> int:
+        """Take back the jobs of tasks that are known here by now; others rarely park what we know."""
+        tasks = self._tasks()
+        if tasks == self._unparked and time.monotonic() < self._unpark_at:
+            return 0
+        count = self._store.unpark(self._known)
+        self._unparked, self._unpark_at = tasks, time.monotonic() + SELDOM_S
+        return count
+
     def _prune(self) -> None:
+        finished = self._attempts.finished
+        if finished == self._pruned and time.monotonic() < self._prune_at:
+            return
+        self._pruned, self._prune_at = finished, time.monotonic() + SELDOM_S
         keep = self._config.keep_completed
         while self._is_taking and self._store.prune(keep, limit=PRUNE_JOBS) == PRUNE_JOBS:
             pass

@@ -58,6 +58,7 @@ class Upkeep:
         self._next_at = 0.0
         self._wake = threading.Event()
         self._is_ending = False
+        self._is_hurried = False
         self._thread = threading.Thread(target=self._run, name="dutiful-upkeep", daemon=True)
 
     def start(self) -> None:
@@ -72,13 +73,18 @@ class Upkeep:
         if at < self._next_at:
             self._wake.set()
 
+    def hurry(self) -> None:
+        """Have the duties that come each tick done now."""
+        self._is_hurried = True
+        self._wake.set()
+
     def _run(self) -> None:
         while True:
             # Clear, then look: a stop or an earlier timeout that comes later ends the wait below.
             self._wake.clear()
             if self._is_ending:
                 return
-            due = [duty for duty in self._duties if duty.due_at <= time.monotonic()]
+            due = self._due()
             went_well = [self._guarded(duty.name, duty.run) for duty in due]
             for duty in due:
                 duty.due_at = time.monotonic() + duty.every_s
@@ -87,6 +93,13 @@ class Upkeep:
             self._next_at = float("inf")  # so that what begins from here on wakes us
             self._guarded("looking at timeouts", self._look_at_timeouts)
             self._wake.wait(min(TICK_S, max(0.0, self._next_at - time.monotonic())))
+
+    def _due(self) -> list[Duty]:
+        is_hurried, self._is_hurried = self._is_hurried, False
+        now = time.monotonic()
+        return [
+            duty for duty in self._duties if duty.due_at <= now or (is_hurried and duty.every_s <= TICK_S)
+        ]
 
     def _look_at_timeouts(self) -> None:
         at = self._timeouts()

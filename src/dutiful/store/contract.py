@@ -18,6 +18,8 @@ from msgspec import Struct, field
 
 from dutiful.config import Keep
 from dutiful.job import Ack, Claim, JobId, Record, State
+from dutiful.store.borrowed.completing import Completion
+from dutiful.store.borrowed.connection import Borrowed, Steps
 
 Owner = int
 
@@ -112,6 +114,25 @@ class WorkerInfo(Struct, frozen=True):
     is_alive: bool = True
 
 
+class Pulse(Struct, frozen=True):
+    """
+    How a worker stands with its store, as far as is known without asking.
+
+    The defaults are those of a store that a worker cannot be cut off from, and that has to be
+    asked each time.
+    """
+
+    dead: bool | None = None  # whether a worker may be dead: `rescue`; None: not known
+    cancelled: bool | None = (
+        None  # whether a job that runs here was asked to stop: `cancelled`; None: likewise
+    )
+    incarnation: int = 1  # rises when the worker had to come back, and may have lost jobs: `held`
+    may_start: bool = True  # False: nothing was heard of the store for half a lease
+    may_run: bool = True  # False: nor for a whole lease; others may take over
+    problem: str | None = None  # why the store cannot be reached right now
+    is_polling: bool = False  # the worker cannot be woken, nor be seen to die: it looks, and is waited for
+
+
 class Query(Struct, frozen=True):
     """Which jobs to list: newest id first, below `before`, at most `limit`."""
 
@@ -180,7 +201,17 @@ class Store(Protocol):
         Store new jobs inside the caller's own open transaction: they exist if it commits.
 
         Raises:
-            ConfigError: The connection is not one to this store.
+            ConfigError: The connection is not one to this store, is in no transaction, or is
+                asynchronous.
+            StoreError: The database refused it; the transaction may have to be rolled back.
+        """
+        ...
+
+    def insertion(self, drafts: Sequence[Draft]) -> Callable[[Borrowed], Steps[list[range]]]:
+        """
+        Return what `insert_in` runs on the caller's connection, for one that is awaited.
+
+        May block, for what it needs beforehand.
         """
         ...
 
@@ -191,6 +222,10 @@ class Store(Protocol):
         Raises:
             LeaseLost: Another attempt owns the job; nothing was written.
         """
+        ...
+
+    def completion(self, claim: Claim) -> Completion:
+        """Return how to complete the job in its handler's own transaction, for `ctx.transaction(own)`."""
         ...
 
     def join(
@@ -217,6 +252,14 @@ class Store(Protocol):
 
     def beat(self, owner: Owner, tasks: Sequence[str] | None = None) -> None:
         """Say that the worker lives, and which tasks it can run by now."""
+        ...
+
+    def pulse(self, owner: Owner) -> Pulse:
+        """Return how the worker stands, from memory."""
+        ...
+
+    def held(self, owner: Owner) -> set[tuple[JobId, int]]:
+        """Return the running attempts, (id, attempt), that are this worker's."""
         ...
 
     def cancelled(self, owner: Owner) -> list[JobId]:

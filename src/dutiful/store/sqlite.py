@@ -6,30 +6,29 @@ The SQLite store: one file, or memory.
       sqlite_exchange      one step of acks, claims and new jobs
       sqlite_step          its statements
       sqlite_workers       workers living and dead
+      sqlite_users         what it does in its user's own transaction
       sqlite_upkeep, sqlite_look    the other writes, the reads
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Collection, Container, Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 from dutiful.config import Keep
 from dutiful.crashpoint import crashpoint
 from dutiful.errors import ConfigError, LeaseLost
 from dutiful.job import Ack, Claim, JobId, Record
-from dutiful.store import clock, sqlite_look, sqlite_step, sqlite_upkeep
-from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, Query, Work, WorkerInfo
+from dutiful.store import clock, sqlite_look, sqlite_step, sqlite_upkeep, sqlite_users
+from dutiful.store.borrowed.borrow import borrow
+from dutiful.store.borrowed.completing import Completion
+from dutiful.store.borrowed.connection import Borrowed, Steps
+from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, Pulse, Query, Work, WorkerInfo
 from dutiful.store.sqlite_access import MEMORY, Access
 from dutiful.store.sqlite_exchange import Exchange
-from dutiful.store.sqlite_file import translated
 from dutiful.store.sqlite_workers import Workers
 
 __all__ = ["MEMORY", "SqliteStore"]
-
-_LEGACY = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL, Python 3.12
 
 
 class SqliteStore:
@@ -82,50 +81,13 @@ class SqliteStore:
         self._exchange.do(work, outcome)
 
     def insert_in(self, transaction: Any, drafts: Sequence[Draft]) -> list[range]:
-        db = sqlite_step.plain(self._checked(transaction))
-        stored: list[range] = []
-        try:
-            for draft in drafts:
-                # Not from a block of ours: it is theirs to commit.
-                first = sqlite_step.reserve_ids(db, len(draft.payloads))
-                sqlite_step.insert(db, first, draft, clock.wall_ms())
-                stored.append(range(first, first + len(draft.payloads)))
-        except sqlite3.Error as error:
-            raise translated(error, self.label, self._access.busy_s) from error
-        return stored
+        return borrow(transaction).run(self.insertion(drafts))
 
-    def _checked(self, transaction: Any) -> sqlite3.Connection:
-        if not isinstance(transaction, sqlite3.Connection):
-            raise ConfigError(
-                f"transaction= is a {type(transaction).__name__}; this store takes a sqlite3.Connection to "
-                f"{self.label}. Nothing was stored."
-            )
-        try:
-            leads_here = self._leads_here(transaction)
-        except sqlite3.ProgrammingError as error:
-            raise ConfigError(f"transaction= cannot be used: {error} Nothing was stored.") from error
-        if not leads_here:
-            raise ConfigError(
-                f"transaction= is not a connection to {self.label}, where this worker keeps its jobs; "
-                "nothing was stored. Open it on the same file."
-            )
-        # In the old mode, with an isolation level, Python begins a transaction with our first write.
-        begins_itself = (
-            transaction.isolation_level is not None and getattr(transaction, "autocommit", _LEGACY) == _LEGACY
-        )
-        if not transaction.in_transaction and not begins_itself:
-            raise ConfigError(
-                "transaction= has no open transaction; nothing was stored. Execute BEGIN first."
-            )
-        return transaction
+    def insertion(self, drafts: Sequence[Draft]) -> Callable[[Borrowed], Steps[list[range]]]:
+        return lambda borrowed: sqlite_users.insertion(self._access, borrowed, drafts)
 
-    def _leads_here(self, db: sqlite3.Connection) -> bool:
-        if self.in_memory:
-            return db is self._access.db
-        rows = sqlite_step.plain(db).execute("PRAGMA database_list").fetchall()
-        file = next((row[2] for row in rows if row[1] in ("main", b"main")), "")
-        path = Path(os.fsdecode(file))
-        return bool(file) and path.exists() and self._access.path.samefile(path)
+    def completion(self, claim: Claim) -> Completion:
+        return sqlite_users.Completion(self._access, claim)
 
     @contextmanager
     def transaction(self, claim: Claim) -> Generator[sqlite3.Connection]:
@@ -169,6 +131,14 @@ class SqliteStore:
 
     def workers(self) -> list[WorkerInfo]:
         return self._workers.all()
+
+    def pulse(self, owner: Owner) -> Pulse:
+        del owner  # a file is always there, and cheap to ask
+        return Pulse()
+
+    def held(self, owner: Owner) -> set[tuple[JobId, int]]:
+        with self._access.looking() as db:
+            return sqlite_look.held(db, owner)
 
     def cancelled(self, owner: Owner) -> list[JobId]:
         with self._access.looking() as db:

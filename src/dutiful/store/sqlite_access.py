@@ -349,6 +349,44 @@ class Access:
                     self.db.execute("ROLLBACK")
 
     @contextlib.contextmanager
+    def within(self) -> Generator[None]:
+        """Be inside a transaction that somebody else has begun (see `is_in_transaction_here`)."""
+        token = _within.set(self)
+        try:
+            yield
+        finally:
+            _within.reset(token)
+            self.resets += 1
+
+    def acquire_turn(self) -> Callable[[], None]:
+        """
+        Take the write lock for somebody else's transaction; return how to give it back, in any thread.
+
+        Raises:
+            StoreBusy: It was not free in time. ConfigError: In memory nobody else has one.
+        """
+        self._check_usable()
+        self._check_open()
+        if self.in_memory:
+            raise ConfigError(
+                "jobs in memory are on no connection but ours; nothing was written. "
+                "Use ctx.transaction() without an argument."
+            )
+        self._identity.check()
+        lock = self._new_file_lock()
+        try:
+            lock.acquire()
+        except BaseException:
+            lock.close()
+            raise
+
+        def release() -> None:
+            lock.release()
+            lock.close()
+
+        return release
+
+    @contextlib.contextmanager
     def _file_transaction(self) -> Generator[sqlite3.Connection]:
         """On a connection and a lock of its own, like another process: our threads do not wait in line."""
         self._check_open()

@@ -1,12 +1,10 @@
 """One step on a SQLite store (see Store.exchange), by the shortest way that fits it."""
 
-from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
-from dutiful.crashpoint import crashpoint
 from dutiful.errors import StoreError
 from dutiful.job import JobId, State
-from dutiful.store import sqlite_step
+from dutiful.store import drafting, sqlite_step
 from dutiful.store.contract import Draft, Outcome, Take, Work
 from dutiful.store.sqlite_access import Access
 
@@ -108,7 +106,7 @@ class Exchange:
     def _is_simple(self, work: Work) -> bool:
         if work.acks or work.buffer is not None or (work.take is not None and work.take.look):
             return False
-        if any(not _alike(draft, work.drafts[0]) for draft in work.drafts[1:]):
+        if any(not drafting.alike(draft, work.drafts[0]) for draft in work.drafts[1:]):
             return False
         if not self._ids.has(sum(len(draft.payloads) for draft in work.drafts)):
             return False
@@ -117,15 +115,15 @@ class Exchange:
         return len(attempts) <= 1 and (work.keep_completed or attempts <= {1})
 
     def _fused(self, work: Work, outcome: Outcome) -> None:
-        draft = _joined(work.drafts) if work.drafts else None
+        draft = drafting.joined(work.drafts) if work.drafts else None
         count = 0 if draft is None else len(draft.payloads)
         wish = work.take
         handed = 0
-        if draft is not None and wish is not None and _may_hand(draft, wish):
+        if draft is not None and wish is not None and drafting.may_hand(draft, wish):
             handed = min(wish.limit, count)
 
         def statement(now: int) -> None:
-            _before_commit(work)
+            drafting.before_commit(work)
             first = self._ids.take(count)
             owner = wish.owner if wish is not None and handed else None
             if count == 1 and not work.completed and draft is not None:
@@ -142,15 +140,17 @@ class Exchange:
                     owner=owner,
                 )
             if draft is not None:
-                outcome.claims = sqlite_step.claims_of(first, _part(draft, 0, handed), now) if handed else []
+                outcome.claims = (
+                    sqlite_step.claims_of(first, drafting.part(draft, 0, handed), now) if handed else []
+                )
                 outcome.left_pending = draft.due_at_once and handed < count
-                outcome.stored = _ranges(work.drafts, first)
+                outcome.stored = drafting.ranges(work.drafts, first)
 
         self._access.write_at_once(outcome, statement)
         self.unfinished.add(count - len(work.completed))
         if draft is None or not draft.due_at_once:
-            _note_delays(work, outcome)
-        _after_commit(work, outcome)
+            drafting.note_delays(work, outcome)
+        drafting.after_commit(work, outcome)
 
     # --- by several, in a transaction ---------------------------------------------------------------
 
@@ -164,12 +164,12 @@ class Exchange:
             ended = sqlite_step.freed(work.acks, work.completed, late=outcome.late)
             if work.drafts:
                 self._store(work, outcome, now, None if room is None else room + ended)
-            _note_delays(work, outcome)
-            _before_commit(work)
+            drafting.note_delays(work, outcome)
+            drafting.before_commit(work)
         if outcome.late or any(ack.state is State.PENDING for ack in work.acks):
             self.unfinished.forget()  # a late one changed nothing; a cancelled one has ended after all
         self.unfinished.add(sum(map(len, outcome.stored)) - ended)
-        _after_commit(work, outcome)
+        drafting.after_commit(work, outcome)
 
     def _end_attempts(self, work: Work, outcome: Outcome, now: int, *, careful: bool) -> None:
         db, keep = self._access.db, work.keep_completed
@@ -184,16 +184,18 @@ class Exchange:
             sqlite_step.ack(db, work.acks, now=now, worker=self._worker)
 
     def _store(self, work: Work, outcome: Outcome, now: int, room: int | None) -> None:
-        drafts = work.drafts if room is None else _fitting(work, room)
+        drafts = work.drafts if room is None else drafting.fitting(work, room)
         first = self._ids.take(sum(len(draft.payloads) for draft in drafts))
-        outcome.stored = _ranges(drafts, first)
+        outcome.stored = drafting.ranges(drafts, first)
         wish = work.take
         to_hand = 0
         if wish is not None and wish.handoff and (outcome.drained or not wish.look):
             to_hand = wish.limit - len(outcome.claims)
-        for start, draft in _in_order(_merged([draft for draft in drafts if draft.payloads]), first):
+        for start, draft in drafting.in_order(
+            drafting.merged([draft for draft in drafts if draft.payloads]), first
+        ):
             handed = 0
-            if wish is not None and _may_hand(draft, wish):
+            if wish is not None and drafting.may_hand(draft, wish):
                 handed = min(to_hand, len(draft.payloads))
             self._insert(start, draft, handed, wish, outcome, now)
             to_hand -= handed
@@ -204,11 +206,11 @@ class Exchange:
         """Store one draft, the first `handed` jobs of it as claimed."""
         db, count = self._access.db, len(draft.payloads)
         if handed and wish is not None:
-            part = _part(draft, 0, handed)
+            part = drafting.part(draft, 0, handed)
             sqlite_step.insert(db, first, part, now, wish.owner)
             outcome.claims += sqlite_step.claims_of(first, part, now)
         if handed < count:
-            sqlite_step.insert(db, first + handed, _part(draft, handed, count), now)
+            sqlite_step.insert(db, first + handed, drafting.part(draft, handed, count), now)
             outcome.left_pending = outcome.left_pending or draft.due_at_once
 
 
@@ -219,51 +221,6 @@ def _cleared(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _may_hand(draft: Draft, wish: Take) -> bool:
-    return (
-        wish.handoff
-        and draft.due_at_once
-        and draft.queue in wish.queues
-        and (wish.known is None or draft.task in wish.known)
-    )
-
-
-def _fitting(work: Work, room: int) -> list[Draft]:
-    """Return as much of the drafts as there is room for, in order."""
-    fitting: list[Draft] = []
-    for at, draft in enumerate(work.drafts):
-        count = len(draft.payloads)
-        fitting.append(draft if count <= room or at < work.exempt else _part(draft, 0, max(room, 0)))
-        room -= count
-    return fitting
-
-
-def _note_delays(work: Work, outcome: Outcome) -> None:
-    """Say when somebody has to look for what this step left waiting."""
-    delays = [ack.delay_s for ack in work.acks if ack.state is State.PENDING and ack.delay_s]
-    delays += [draft.delay_s for draft in work.drafts if draft.delay_s is not None]
-    delays += [0.0 for draft in work.drafts if draft.run_at is not None]
-    outcome.next_delay_s = min(delays, default=None)
-    if any(ack.state is State.PENDING and not ack.delay_s for ack in work.acks):
-        outcome.left_pending = True
-
-
-def _before_commit(work: Work) -> None:
-    if work.acks or work.completed:
-        crashpoint("ack.before_commit")
-    if work.drafts:
-        crashpoint("send.before_commit")
-
-
-def _after_commit(work: Work, outcome: Outcome) -> None:
-    if work.acks or work.completed:
-        crashpoint("ack.after_commit")
-    if work.drafts:
-        crashpoint("send.after_commit")
-    elif outcome.claims:
-        crashpoint("claim.after_commit")
-
-
 def _log_bytes(work: Work, outcome: Outcome) -> int:
     """Estimate what a step adds to the log."""
     if work.take is not None and work.take.look:  # a claim writes the row anew
@@ -272,57 +229,3 @@ def _log_bytes(work: Work, outcome: Outcome) -> int:
         size = 0
     size += _COMMIT_BYTES + _ROW_BYTES * (len(work.completed) + len(work.acks))
     return size + sum(sum(map(len, d.payloads)) + _ROW_BYTES * len(d.payloads) for d in work.drafts)
-
-
-def _ranges(drafts: Sequence[Draft], first: JobId) -> list[range]:
-    ranges: list[range] = []
-    for draft in drafts:
-        ranges.append(range(first, first + len(draft.payloads)))
-        first += len(draft.payloads)
-    return ranges
-
-
-def _part(draft: Draft, start: int, stop: int) -> Draft:
-    if start == 0 and stop == len(draft.payloads):
-        return draft
-    payloads = draft.payloads[start:stop]
-    return Draft(draft.task, draft.queue, payloads, draft.priority, draft.delay_s, draft.run_at)
-
-
-def _merged(drafts: Sequence[Draft]) -> Iterator[Draft]:
-    """Join neighbours that differ in their payloads alone, so that they share a statement."""
-    waiting: list[Draft] = []
-    for draft in drafts:
-        if waiting and not _alike(waiting[0], draft):
-            yield _joined(waiting)
-            waiting = []
-        waiting.append(draft)
-    if waiting:
-        yield _joined(waiting)
-
-
-def _in_order(drafts: Iterable[Draft], first: JobId) -> list[tuple[JobId, Draft]]:
-    """Give each draft its first id, in order; return them with the most urgent first."""
-    placed: list[tuple[JobId, Draft]] = []
-    for draft in drafts:
-        placed.append((first, draft))
-        first += len(draft.payloads)
-    return sorted(placed, key=lambda pair: -pair[1].priority)
-
-
-def _alike(one: Draft, other: Draft) -> bool:
-    return (one.task, one.queue, one.priority, one.delay_s, one.run_at) == (
-        other.task,
-        other.queue,
-        other.priority,
-        other.delay_s,
-        other.run_at,
-    )
-
-
-def _joined(drafts: Sequence[Draft]) -> Draft:
-    if len(drafts) == 1:
-        return drafts[0]
-    first = drafts[0]
-    payloads = [payload for draft in drafts for payload in draft.payloads]
-    return Draft(first.task, first.queue, payloads, first.priority, first.delay_s, first.run_at)

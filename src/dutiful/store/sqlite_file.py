@@ -177,7 +177,7 @@ class FileIdentity:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = str(path)
         found = path.stat()
         self._key = (found.st_dev, found.st_ino)
 
@@ -195,7 +195,7 @@ class FileIdentity:
 
     def _lost(self, how: str) -> StoreReplaced:
         return StoreReplaced(
-            str(self._path),
+            self._path,
             f"the database file {how} while it was open; nothing was stored in the old one. "
             "Put it back, or restart the program to begin with the file that is there.",
         )

@@ -141,6 +141,12 @@ def owns(db: sqlite3.Connection, claim: Claim) -> bool:
     return row is not None
 
 
+def held(db: sqlite3.Connection, owner: Owner) -> set[tuple[JobId, int]]:
+    """Return the running attempts of a worker. By index dutiful_job_running."""
+    sql = "SELECT id, attempt FROM dutiful_job WHERE state = 'running' AND owner = ?"
+    return set(db.execute(sql, (owner,)).fetchall())
+
+
 def parked_tasks(db: sqlite3.Connection) -> list[str]:
     """Return the tasks that have parked jobs. By index dutiful_job_parked, a step for each."""
     rows = db.execute(

@@ -12,10 +12,11 @@ more beside a busy thread (2026-11).
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
-from dutiful.job import FINISHED, Ack, Claim, JobId, State
+from dutiful.job import FINISHED, Ack, Claim, JobId
 from dutiful.store.contract import Draft, Outcome, Take
 
 _encode = msgspec.json.Encoder().encode
@@ -35,6 +36,7 @@ class LateAck(Exception):
 _RUNNING = "attempt = :attempt AND state = 'running'"
 _DELETE = "DELETE FROM dutiful_job WHERE "
 _COMPLETE = "UPDATE dutiful_job SET state = 'completed', owner = NULL, finished_at = :now WHERE "
+COMPLETE_ONE = f"{_COMPLETE}id = ? AND attempt = ? AND state = 'running'".replace(":now", "?")
 _RUN = f"id BETWEEN :low AND :high AND {_RUNNING}"
 _SET = f"id IN (SELECT value FROM json_each(:ids)) AND {_RUNNING}"
 _FORGET_ERRORS = "DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))"
@@ -269,6 +271,11 @@ _COLUMNS = (
     "(id, state, owner, attempt, queue, task, priority, due_at, due_fixed, created_at, started_at, payload)"
 )
 _INSERT_ONE = f"INSERT INTO dutiful_job {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_RESERVE = (
+    "UPDATE dutiful_meta SET value = ? + max(value, coalesce((SELECT max(id) + 1 FROM dutiful_job), 1))"
+    " WHERE key = 'next_id'"
+)
+RESERVED = "SELECT value FROM dutiful_meta WHERE key = 'next_id'"
 _INSERT_MANY = f"""
 INSERT INTO dutiful_job {_COLUMNS}
 SELECT ? + key, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, value FROM json_each(?)
@@ -277,10 +284,15 @@ SELECT ? + key, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, value FROM json_each(?)
 
 def insert(db: Executes, first: JobId, draft: Draft, now: int, owner: int | None = None) -> None:
     """Store a draft's jobs with the ids from `first` on; with `owner`, as claimed by it."""
+    db.execute(*inserting(first, draft, now, owner))
+
+
+def inserting(first: JobId, draft: Draft, now: int, owner: int | None = None) -> tuple[str, tuple[Any, ...]]:
+    """Return the statement for that, and its arguments."""
     due_at = _due_at(draft, now)
     values = (
         first,
-        State.PENDING if owner is None else State.RUNNING,
+        "pending" if owner is None else "running",  # a StrEnum would cost the driver 1 µs
         owner,
         0 if owner is None else 1,
         draft.queue,
@@ -292,9 +304,8 @@ def insert(db: Executes, first: JobId, draft: Draft, now: int, owner: int | None
         None if owner is None else now,
     )
     if len(draft.payloads) == 1:
-        db.execute(_INSERT_ONE, (*values, draft.payloads[0]))
-    else:
-        db.execute(_INSERT_MANY, (*values, _text(draft.payloads)))
+        return _INSERT_ONE, (*values, draft.payloads[0])
+    return _INSERT_MANY, (*values, _text(draft.payloads))
 
 
 # --- all in one ------------------------------------------------------------------------------
@@ -422,21 +433,15 @@ def claims_of(first: JobId, draft: Draft, now: int) -> list[Claim]:
     ]
 
 
-def plain(db: sqlite3.Connection) -> sqlite3.Cursor:
-    """Return a cursor that gives rows as tuples, whatever a user has set for his connection."""
-    cursor = db.cursor()
-    cursor.row_factory = None
-    return cursor
-
-
 def reserve_ids(db: Executes, count: int) -> JobId:
     """Take `count` ids; return the first. They are given for good once the transaction commits."""
-    db.execute(
-        "UPDATE dutiful_meta SET value = ? + max(value, coalesce((SELECT max(id) + 1 FROM dutiful_job), 1))"
-        " WHERE key = 'next_id'",
-        (count,),
-    )
-    return int(db.execute("SELECT value FROM dutiful_meta WHERE key = 'next_id'").fetchone()[0]) - count
+    db.execute(*reserving(count))
+    return int(db.execute(RESERVED).fetchone()[0]) - count
+
+
+def reserving(count: int) -> tuple[str, tuple[int]]:
+    """Return the statement that takes `count` ids; RESERVED then gives the one after the last."""
+    return _RESERVE, (count,)
 
 
 def count_unfinished(db: sqlite3.Connection) -> int:

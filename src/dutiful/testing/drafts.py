@@ -59,6 +59,18 @@ class DraftContract(Hooks):
         assert flat == sorted(set(flat))
         assert [job.payload for job in store.get(flat)] == ["1", "2", "3", "4", "5"]
 
+    @pytest.mark.parametrize("keep", [True, False])
+    @pytest.mark.parametrize("hands", [True, False])
+    def test_new_jobs_alone_are_a_step(self, store: Store, keep: bool, hands: bool) -> None:
+        """Whether or not completed ones would be kept, and a worker has room."""
+        owner = store.join("w", [QUEUE], 1)
+        room = wish(owner, look=False, handoff=True) if hands else None
+
+        outcome = step(store, drafts=[draft("1", "2")], take=room, keep_completed=keep)
+
+        assert ids_of(outcome.claims) == (list(outcome.stored[0]) if hands else [])
+        assert store.unfinished() == 2
+
     def test_a_draft_without_payloads_is_harmless(self, store: Store) -> None:
         outcome = step(store, drafts=[EMPTY, draft("1"), EMPTY])
 

@@ -1,0 +1,113 @@
+"""What stores share in a step: drafts cut and joined, and what an outcome tells of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from dutiful.crashpoint import crashpoint
+from dutiful.job import JobId, State
+from dutiful.store.contract import Draft, Outcome, Take, Work
+
+
+def may_hand(draft: Draft, wish: Take) -> bool:
+    """Return whether a draft's jobs may be stored as claimed by `wish`."""
+    return (
+        wish.handoff
+        and draft.due_at_once
+        and draft.queue in wish.queues
+        and (wish.known is None or draft.task in wish.known)
+    )
+
+
+def fitting(work: Work, room: int) -> list[Draft]:
+    """Return as much of the drafts as there is room for, in order."""
+    fitting: list[Draft] = []
+    for at, draft in enumerate(work.drafts):
+        count = len(draft.payloads)
+        fitting.append(draft if count <= room or at < work.exempt else part(draft, 0, max(room, 0)))
+        room -= count
+    return fitting
+
+
+def ranges(drafts: Sequence[Draft], first: JobId) -> list[range]:
+    """Return the ids of each draft, if they are given in a row."""
+    ranges: list[range] = []
+    for draft in drafts:
+        ranges.append(range(first, first + len(draft.payloads)))
+        first += len(draft.payloads)
+    return ranges
+
+
+def part(draft: Draft, start: int, stop: int) -> Draft:
+    """Return the jobs of a draft from `start` to `stop`."""
+    if start == 0 and stop == len(draft.payloads):
+        return draft
+    payloads = draft.payloads[start:stop]
+    return Draft(draft.task, draft.queue, payloads, draft.priority, draft.delay_s, draft.run_at)
+
+
+def alike(one: Draft, other: Draft) -> bool:
+    """Return whether two drafts differ in their payloads alone."""
+    return (one.task, one.queue, one.priority, one.delay_s, one.run_at) == (
+        other.task,
+        other.queue,
+        other.priority,
+        other.delay_s,
+        other.run_at,
+    )
+
+
+def joined(drafts: Sequence[Draft]) -> Draft:
+    """Return one draft with the jobs of several that are alike."""
+    if len(drafts) == 1:
+        return drafts[0]
+    first = drafts[0]
+    payloads = [payload for draft in drafts for payload in draft.payloads]
+    return Draft(first.task, first.queue, payloads, first.priority, first.delay_s, first.run_at)
+
+
+def merged(drafts: Sequence[Draft]) -> Iterator[Draft]:
+    """Join neighbours that differ in their payloads alone, so that they share a statement."""
+    waiting: list[Draft] = []
+    for draft in drafts:
+        if waiting and not alike(waiting[0], draft):
+            yield joined(waiting)
+            waiting = []
+        waiting.append(draft)
+    if waiting:
+        yield joined(waiting)
+
+
+def in_order(drafts: Iterable[Draft], first: JobId) -> list[tuple[JobId, Draft]]:
+    """Give each draft its first id, in order; return them with the most urgent first."""
+    placed: list[tuple[JobId, Draft]] = []
+    for draft in drafts:
+        placed.append((first, draft))
+        first += len(draft.payloads)
+    return sorted(placed, key=lambda pair: -pair[1].priority)
+
+
+def note_delays(work: Work, outcome: Outcome) -> None:
+    """Say when somebody has to look for what this step left waiting."""
+    delays = [ack.delay_s for ack in work.acks if ack.state is State.PENDING and ack.delay_s]
+    delays += [draft.delay_s for draft in work.drafts if draft.delay_s is not None]
+    delays += [0.0 for draft in work.drafts if draft.run_at is not None]
+    outcome.next_delay_s = min(delays, default=None)
+    if any(ack.state is State.PENDING and not ack.delay_s for ack in work.acks):
+        outcome.left_pending = True
+
+
+def before_commit(work: Work) -> None:
+    """Pass the crash points before a step is committed."""
+    if work.acks or work.completed:
+        crashpoint("ack.before_commit")
+    if work.drafts:
+        crashpoint("send.before_commit")
+
+
+def after_commit(work: Work, outcome: Outcome) -> None:
+    """Pass those after it."""
+    if work.acks or work.completed:
+        crashpoint("ack.after_commit")
+    if work.drafts:
+        crashpoint("send.after_commit")
+    elif outcome.claims:
+        crashpoint("claim.after_commit")

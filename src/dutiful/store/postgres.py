@@ -1,0 +1,263 @@
+"""
+The PostgreSQL store.
+
+    PostgresStore            what the rest of dutiful sees; each method goes to its part
+      postgres_access        connections, and what a COMMIT came to
+        postgres_driver      psycopg as we use it
+      postgres_schema        which version is there, migrations
+      postgres_exchange      one step of acks, claims and new jobs
+        postgres_step        its statements
+      postgres_workers       workers living and dead, waking
+      postgres_users         what it does in its user's own transaction
+      postgres_upkeep, postgres_look    the other writes, the reads
+"""
+
+from collections.abc import Callable, Collection, Container, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from dutiful.config import Keep
+from dutiful.crashpoint import crashpoint
+from dutiful.errors import ConfigError, LeaseLost
+from dutiful.job import Ack, Claim, JobId, Record
+from dutiful.store import postgres_look, postgres_schema, postgres_step, postgres_upkeep
+from dutiful.store.borrowed.borrow import borrow
+from dutiful.store.borrowed.completing import Completion
+from dutiful.store.borrowed.connection import Borrowed, Steps
+from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, Pulse, Query, Work, WorkerInfo
+from dutiful.store.postgres_access import SCHEMA, Access, Connection, split_url
+from dutiful.store.postgres_exchange import Exchange
+from dutiful.store.postgres_users import Users
+from dutiful.store.postgres_workers import Workers
+
+__all__ = ["PostgresStore"]
+
+
+class PostgresStore:
+    """
+    Jobs in a PostgreSQL database.
+
+    Args:
+        url: postgresql://user:password@host:port/database?parameters. Besides libpq's own parameters it
+            may have `dutiful_schema=name` and `dutiful_migrate=off`, for the arguments of that name.
+        schema: Where our tables are.
+        durability: See Config. "normal" may lose what was sent in the last moments before the server
+            crashes (`synchronous_commit = off`).
+        busy_s: Seconds to wait for a lock, or for a server that is gone, to tell what became of a commit.
+        worker: The name that is written beside errors, and shown by the server.
+        create: Whether to make the store if it is not there.
+        migrate: Whether to bring an older one up to date; else that is an error.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str | None = None,
+        durability: Literal["full", "normal"] = "full",
+        busy_s: float = 10.0,
+        worker: str = "worker",
+        create: bool = True,
+        migrate: bool = True,
+    ) -> None:
+        url, options = split_url(url)
+        self._create = create
+        self._migrate = migrate and options.pop("migrate", "on") != "off"
+        schema = options.pop("schema", None) or schema or SCHEMA
+        if options:
+            raise ConfigError(
+                f"the store's URL has dutiful_{min(options)}, which is no parameter of ours; nothing was "
+                "changed. There are dutiful_schema=name and dutiful_migrate=off."
+            )
+        self._access = Access(
+            url, schema=schema, durability=durability, busy_s=busy_s, worker=worker, let_go=self._let_go
+        )
+        self._exchange = Exchange(self._access, worker)
+        self._workers = Workers(self._access)
+        self._users = Users(self._access)
+
+    @property
+    def label(self) -> str:
+        return self._access.label
+
+    def open(self) -> None:
+        if self._access.open():
+            try:
+                postgres_schema.migrate(
+                    self._access, create=self._create and self._migrate, migrate=self._migrate
+                )
+            except BaseException:
+                self._access.close()
+                raise
+
+    def close(self) -> None:
+        self._workers.end_all()
+        self._access.close()
+
+    def _let_go(self) -> None:
+        self._workers.let_go()
+
+    # --- jobs -------------------------------------------------------------------------------------
+
+    def exchange(self, work: Work, outcome: Outcome) -> None:
+        self._exchange.do(work, outcome)
+
+    def insert_in(self, transaction: Any, drafts: Sequence[Draft]) -> list[range]:
+        borrowed = borrow(transaction)  # before ids are spent on something else
+        return borrowed.run(self.insertion(drafts))
+
+    def insertion(self, drafts: Sequence[Draft]) -> Callable[[Borrowed], Steps[list[range]]]:
+        # Given for good, whatever becomes of the transaction: it must not hold the counter.
+        first = self._exchange.ids.take(sum(len(draft.payloads) for draft in drafts))
+        firsts: list[JobId] = []
+        for draft in drafts:
+            firsts.append(first)
+            first += len(draft.payloads)
+        return lambda borrowed: self._users.insertion(borrowed, firsts, drafts)
+
+    def completion(self, claim: Claim) -> Completion:
+        return self._users.completion(claim)
+
+    @contextmanager
+    def transaction(self, claim: Claim) -> Generator[Connection]:
+        with self._access.lent() as db:
+            with self._access.translating():
+                xid = postgres_look.begin_of_attempt(db, claim)
+            if xid is None:
+                raise LeaseLost(claim.id)
+            yield db
+            if not db.is_in(xid):
+                raise ConfigError(
+                    f"the transaction of job {claim.id} was ended inside ctx.transaction(); leave COMMIT and "
+                    "ROLLBACK to the block, so that the job's completion commits with your writes."
+                )
+            with self._access.translating():
+                # Not locked before, so that a job can be cancelled or rescued meanwhile: the fence is here.
+                pair = claim.id, claim.attempt
+                if not postgres_step.complete(db, [pair], keep=True).fetchall():
+                    raise LeaseLost(claim.id)
+                crashpoint("transaction.before_commit")
+                self._access.commit(db, xid, None, db.end)
+                crashpoint("transaction.after_commit")
+
+    # --- workers --------------------------------------------------------------------------------------
+
+    def join(
+        self, name: str, queues: Sequence[str], concurrency: int, tasks: Sequence[str] | None = None
+    ) -> Owner:
+        return self._workers.join(name, queues, concurrency, tasks)
+
+    def leave(self, owner: Owner) -> None:
+        self._workers.leave(owner)
+
+    def mark(self, owner: Owner) -> Marks:
+        return self._workers.mark(owner)
+
+    def held_fd(self, owner: Owner) -> int | None:
+        return self._workers.held_fd(owner)
+
+    def beat(self, owner: Owner, tasks: Sequence[str] | None = None) -> None:
+        self._workers.beat(owner, tasks)
+
+    def pulse(self, owner: Owner) -> Pulse:
+        return self._workers.pulse(owner)
+
+    def held(self, owner: Owner) -> set[tuple[JobId, int]]:
+        return self._workers.held(owner)
+
+    def rescue(self, decide: Callable[[Claim, bool], Ack]) -> list[tuple[WorkerInfo, list[Ack]]]:
+        return self._workers.rescue(decide)
+
+    def workers(self) -> list[WorkerInfo]:
+        return self._workers.all()
+
+    def cancelled(self, owner: Owner) -> list[JobId]:
+        return self._workers.cancelled(owner)
+
+    def unpark(self, known: Container[str] | None) -> int:
+        with self._access.looking() as db:
+            tasks = [task for task in postgres_look.parked_tasks(db) if known is None or task in known]
+        total, some = 0, 1
+        while tasks and some:
+            with self._access.writing() as db:
+                some = postgres_upkeep.unpark(db, tasks)
+            total += some
+        return total
+
+    def park(
+        self, tasks: Collection[str], queues: Sequence[str], *, after_s: float, park_s: float
+    ) -> dict[str, int]:
+        with self._access.looking() as db:
+            taken_care_of = postgres_look.tasks_taken_care_of(db, queues)
+        if taken_care_of is None or not set(tasks) - taken_care_of:
+            return {}
+        with self._access.writing() as db:
+            return postgres_upkeep.park(
+                db,
+                set(tasks) - taken_care_of,
+                queues,
+                after_ms=round(after_s * 1000),
+                park_ms=round(park_s * 1000),
+            )
+
+    def ring(self) -> None:
+        self._workers.ring()
+
+    def doorbell(self) -> int | None:
+        return self._workers.doorbell()
+
+    def changes(self) -> int | None:
+        return self._workers.changes()
+
+    def hush(self) -> None:
+        self._workers.hush()
+
+    def changed(self) -> bool:
+        return self._workers.changed()
+
+    def is_in_transaction_here(self) -> bool:
+        return False  # other connections' writes do not wait for it
+
+    # --- looking ----------------------------------------------------------------------------------------
+
+    def get(self, ids: Sequence[JobId]) -> list[Record]:
+        with self._access.looking() as db:
+            return postgres_look.get(db, ids)
+
+    def find(self, query: Query) -> list[Record]:
+        with self._access.looking() as db:
+            return postgres_look.find(db, query)
+
+    def counts(self) -> Counts:
+        with self._access.looking() as db:
+            return postgres_look.counts(db)
+
+    def unfinished(self) -> int:
+        with self._access.looking() as db:
+            return postgres_step.count_unfinished(db)
+
+    def next_due_s(self, queues: Sequence[str], skip: Collection[str] = ()) -> float | None:
+        with self._access.looking() as db:
+            return postgres_look.next_due_s(db, queues, skip)
+
+    # --- editing and upkeep -----------------------------------------------------------------------------
+
+    def edit(self, ids: Sequence[JobId], edit: Edit) -> list[JobId]:
+        with self._access.writing() as db:
+            done = postgres_upkeep.edit(db, ids, edit)
+        if done and edit == "cancel":
+            self._workers.tell_cancelled()
+        if done and edit == "retry":
+            self._workers.ring()
+        return done
+
+    def prune(self, keep: Keep, *, limit: int) -> int:
+        with self._access.looking() as db:
+            before = postgres_look.prune_before(db, keep)
+        if before is None:
+            return 0
+        with self._access.writing() as db:
+            return postgres_upkeep.prune(db, before, limit)
+
+    def tidy(self) -> None:
+        self._workers.remove_orphans()  # the disk space is autovacuum's

@@ -1,0 +1,419 @@
+"""
+The way to a PostgreSQL database: connections, what their errors mean, and what a COMMIT came to.
+
+A connection is one thread's at a time: idle ones lie on a small stack, and one that the server
+has closed meanwhile is found out before it is used.
+
+A connection that is lost in COMMIT says nothing about the transaction. So each write learns
+its transaction's number before it commits; with it the server is asked afterwards, on another
+connection, and a transaction that it still has in progress is ended first. `Outcome.committed`
+is the truth in every case but one, and for that there is `StoreUnknown`.
+"""
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Literal
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from dutiful.errors import (
+    ConfigError,
+    StoreError,
+    StoreUnavailable,
+    StoreUnknown,
+)
+from dutiful.store.contract import Outcome
+from dutiful.store.fork import ForkGuard
+from dutiful.store.postgres_driver import Connection, Cursor, Error, parameters
+from dutiful.store.postgres_errors import translated
+
+__all__ = ["Access", "Connection", "Cursor", "Error", "split_url"]
+
+SCHEMA = "dutiful"
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+SERVER_MIN = 140000
+_IDLE_MAX = 4  # connections kept for the next who asks: a writer, readers, a handler's transaction
+_CONNECT_S = 10
+# A peer that is gone without a word is found out within this long, by either side: a lease (10 s) or so.
+_SILENCE_S = 10
+_ASK_AGAIN_S = 0.05  # between two questions what a transaction came to
+# Where we are: behind a pooler the process is not the one that we were told of. The timeline, the first
+# part of a log file's name, changes with a failover.
+_WHERE = """
+SELECT pg_backend_pid(), current_setting('server_encoding'),
+       CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+"""
+
+
+class Access:
+    """
+    The way to a PostgreSQL database.
+
+    Args:
+        url: postgresql://user:password@host:port/database, with libpq's parameters.
+        schema: Where our tables are; see `split_url`.
+        durability, busy_s: See Config.
+        worker: Its name is shown by the server beside our connections.
+        let_go: Called in a forked child, to let go of what else is the parent's.
+
+    Attributes:
+        label: What to call it in messages, without the password.
+        schema: The schema as it is written before a table's name: `"dutiful".`
+        is_pooled: Whether a pooler sits between: our connection may have another session each time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str = SCHEMA,
+        durability: Literal["full", "normal"] = "full",
+        busy_s: float = 10.0,
+        worker: str = "worker",
+        let_go: Callable[[], None] = lambda: None,
+    ) -> None:
+        if not _NAME.fullmatch(schema):
+            raise ConfigError(
+                f"the schema {schema!r} cannot be used; a name has small letters, digits and _, "
+                "at most 63 of them, and no digit first."
+            )
+        self.schema_name = schema
+        self.schema = f'"{schema}".'
+        self.busy_s = busy_s
+        self.is_open = False
+        self.is_pooled = False
+        self._parameters = parameters(url)
+        self.label = _label(self._parameters, schema)
+        self._durability = durability
+        self._worker = worker
+        self._opening = threading.Lock()
+        self._idle: list[Connection] = []
+        self._lendable: list[Connection] = []
+        self._all: set[Connection] = set()
+        self._let_go = let_go
+        self._fork = ForkGuard(self._after_fork)
+
+    # --- opening and closing --------------------------------------------------------------------
+
+    def open(self) -> bool:
+        """Connect; return whether it was closed before."""
+        if self.is_open:
+            self._fork.check()
+        with self._opening:
+            if self.is_open:
+                return False
+            self._fork.renew()
+            db = self.connect("store")
+            self._idle.append(db)
+            self.is_open = True
+            return True
+
+    def close(self) -> None:
+        """Close the connections. In a forked child they are the parent's, and stay."""
+        if self._fork.is_forked:
+            return
+        with self._opening:
+            self.is_open = False
+            for idle in (self._idle, self._lendable):
+                while idle:
+                    self._discard(idle.pop())
+
+    def _after_fork(self) -> None:
+        """In a child: never close, and hold no socket open, or the server would not see the parent die."""
+        self._let_go()
+        self._fork.immortalize(*self._all)
+        for db in self._all:
+            db.drop_socket()
+        self._idle, self._lendable, self._all = [], [], set()
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def connect(self, purpose: str, *, for_handler: bool = False) -> Connection:
+        """
+        Return a new connection in autocommit mode, for the caller to `disconnect`.
+
+        One for a handler has the settings of its role and database, not ours.
+
+        Raises:
+            StoreUnavailable: There is no server, or it does not let us in.
+        """
+        with self.translating():
+            db = Connection.connect(**self._parameters, **self._settings(purpose))
+            db.schema = self.schema
+            try:
+                self._prepare(db, for_handler=for_handler)
+            except BaseException:
+                db.close()
+                raise
+        self._all.add(db)
+        return db
+
+    def disconnect(self, db: Connection) -> None:
+        """Close a connection from `connect`."""
+        self._discard(db)
+
+    def _discard(self, db: Connection) -> None:
+        self._all.discard(db)
+        db.close()
+
+    def _settings(self, purpose: str) -> dict[str, Any]:
+        name = self._parameters.get("application_name") or f"dutiful {self._worker} {purpose}"
+        settings: dict[str, Any] = {
+            "autocommit": True,
+            "application_name": name[:63],
+            "client_encoding": "utf8",
+            "connect_timeout": self._parameters.get("connect_timeout", _CONNECT_S),
+            "keepalives": 1,
+            "keepalives_idle": _SILENCE_S // 2,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": _SILENCE_S * 1000,
+        }
+        return {key: value for key, value in settings.items() if key not in self._parameters}
+
+    def _prepare(self, db: Connection, *, for_handler: bool) -> None:
+        """Set what our promises and plans need; see also `is_pooled`."""
+        pid, encoding, db.timeline = db.one(_WHERE)
+        if db.info.server_version < SERVER_MIN:
+            raise StoreUnavailable(
+                self.label,
+                f"it is PostgreSQL {db.info.server_version // 10000}; nothing was changed. "
+                "dutiful needs 14 or newer.",
+            )
+        if encoding != "UTF8":
+            raise StoreUnavailable(
+                self.label,
+                f"its encoding is {encoding}, which cannot hold every payload; nothing was changed. "
+                "Make a database with ENCODING 'UTF8'.",
+            )
+        # A pooler makes up the process number that it tells at the start. With one in between, a SET would
+        # go to whoever gets that session next; and a prepared statement would be missing in the next one.
+        self.is_pooled = pid != db.info.backend_pid
+        if self.is_pooled or for_handler:
+            db.prepare_threshold = None
+            return
+        db.prepare_threshold = 1
+        _set(db, self._session(), local=False)
+
+    def _session(self) -> list[tuple[str, str]]:
+        return [
+            ("synchronous_commit", "on" if self._durability == "full" else "off"),
+            ("lock_timeout", str(round(self.busy_s * 1000))),
+            ("default_transaction_isolation", "read committed"),
+            ("default_transaction_read_only", "off"),
+            # The server's side of the keepalives: a dead peer's locks are let go.
+            ("tcp_keepalives_idle", str(_SILENCE_S // 2)),
+            ("tcp_keepalives_interval", "2"),
+            ("tcp_keepalives_count", "3"),
+            ("tcp_user_timeout", str(_SILENCE_S * 1000)),
+            # Each of our statements has its index. The planner must not take an empty table for a reason
+            # to read all of it, and keep that plan while a million jobs come in.
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
+        ]
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Generator[Connection]:
+        """Give an idle connection that is not lost, or a new one; take it back if it is still good."""
+        self._fork.check()
+        self._check_open()
+        db = self._next_idle(self._idle) or self.connect("store")
+        try:
+            yield db
+        finally:
+            if db.is_ready and self._may_keep(self._idle):
+                self._idle.append(db)
+            else:
+                self._discard(db)
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise StoreUnavailable(self.label, "the store is closed; nothing was changed.")
+
+    def _may_keep(self, idle: list[Connection]) -> bool:
+        return self.is_open and not self._fork.is_forked and len(idle) < _IDLE_MAX
+
+    def _next_idle(self, idle: list[Connection]) -> Connection | None:
+        while idle:
+            try:
+                db = idle.pop()
+            except IndexError:  # another thread has it
+                return None
+            if not db.is_spoken_to:
+                return db
+            self._discard(db)  # the server has said goodbye, or the network has
+        return None
+
+    # --- a handler's -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lent(self) -> Generator[Connection]:
+        """Give a connection in a transaction, for a handler to write on; roll back what is not committed."""
+        self._fork.check()
+        self._check_open()
+        with self.translating():
+            db = self._next_idle(self._lendable) or self.connect("transaction", for_handler=True)
+            try:
+                self.begin(db)
+            except BaseException:
+                self._discard(db)
+                raise
+        try:
+            yield db
+        finally:
+            self._take_back(db)
+
+    def _take_back(self, db: Connection) -> None:
+        """Keep it for the next handler, without whatever this one has set."""
+        db.roll_back()
+        if db.is_ready and self._may_keep(self._lendable) and not self.is_pooled:
+            try:
+                db.forget()
+            except Error:
+                self._discard(db)
+            else:
+                self._lendable.append(db)
+        else:
+            self._discard(db)
+
+    # --- reading and writing ---------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def looking(self) -> Generator[Connection]:
+        """Give a connection to read with, each statement by itself."""
+        with self.translating(), self.borrowed() as db:
+            yield db
+
+    @contextlib.contextmanager
+    def writing(self, outcome: Outcome | None = None) -> Generator[Connection]:
+        """
+        Give a connection inside a transaction. Commit at the end, or roll back.
+
+        Raises:
+            StoreUnknown: Whether it has committed could not be found out. Any other: it has not.
+        """
+        with self.translating(), self.borrowed() as db:
+            with self.rolling_back(db):
+                self.begin(db)
+                yield db
+                (xid,) = db.one("SELECT pg_current_xact_id_if_assigned()::text")
+            self.commit(db, xid, outcome, db.end)
+
+    @contextlib.contextmanager
+    def rolling_back(self, db: Connection) -> Generator[None]:
+        """Roll back if anything goes wrong."""
+        try:
+            yield
+        except BaseException:
+            db.roll_back()
+            raise
+
+    def begin(self, db: Connection) -> None:
+        """Begin a transaction, with those of our settings that it needs if its session has them not."""
+        db.run("BEGIN")
+        if db.prepare_threshold is None:
+            _set(db, [("synchronous_commit", "on" if self._durability == "full" else "off")], local=True)
+
+    def commit(
+        self, db: Connection, xid: str | None, outcome: Outcome | None, by: Callable[[], object]
+    ) -> None:
+        """
+        Commit, and find out whether it has if the answer is lost.
+
+        Args:
+            db: It has the transaction, and is its caller's no more if anything goes wrong.
+            xid: The transaction's number; None if it has written nothing.
+            outcome: Is told.
+            by: Sends the COMMIT, and reads the answer.
+        """
+        try:
+            by()
+        except BaseException as error:
+            db.roll_back()
+            if xid is None or not self._has_committed(xid, db.timeline, error):
+                raise
+            if outcome is not None:
+                outcome.committed = True
+            if not isinstance(error, Error):  # a signal's exception, which goes on
+                raise
+        else:
+            if outcome is not None:
+                outcome.committed = True
+
+    def _has_committed(self, xid: str, timeline: str, error: BaseException) -> bool:
+        """Ask the server, until it knows; `error` is how the answer was lost."""
+        deadline = time.monotonic() + self.busy_s
+        status = "in progress"
+        while status == "in progress" and time.monotonic() < deadline:
+            with contextlib.suppress(StoreError):
+                status = self._status(xid, timeline)
+            if status == "in progress":
+                time.sleep(_ASK_AGAIN_S)
+        if status in ("committed", "aborted"):
+            return status == "committed"
+        raise StoreUnknown(
+            self.label,
+            f"the connection was lost in COMMIT, and {self.busy_s:.0f} s long nobody could say whether "
+            f"transaction {xid} has committed ({status}): what it stored may be there. Look before you "
+            f"send it again.",
+        ) from error
+
+    def _status(self, xid: str, timeline: str) -> str:
+        """Return what a transaction came to; end it if it is not decided."""
+        with self.borrowed() as db:
+            try:
+                (status,) = db.one("SELECT pg_xact_status(%s::text::xid8)", (xid,))
+            except Error as error:
+                if error.sqlstate == "22023":
+                    return "aborted"  # "in the future": after a failover, this server has never heard of it
+                raise translated(error, self.label, self.busy_s) from error
+            if db.timeline != timeline and status != "aborted":
+                return "there was a failover"  # the number may be another's here
+            if status == "in progress":
+                # Whoever has that number is ours, behind whatever pooler; the same role may end it.
+                db.run(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE backend_xid = %s::text::xid8::xid AND pid <> pg_backend_pid()",
+                    (xid,),
+                )
+        return str(status)
+
+    @contextlib.contextmanager
+    def translating(self) -> Generator[None]:
+        """Raise a driver's error as ours; a value that no text can hold as ValueError."""
+        try:
+            yield
+        except Error as error:
+            raise translated(error, self.label, self.busy_s) from error
+
+
+def _set(db: Connection, settings: Sequence[tuple[str, str]], *, local: bool) -> None:
+    db.run(
+        "SELECT " + ", ".join([f"set_config(%s, %s, {local})"] * len(settings)),
+        [word for pair in settings for word in pair],
+    )
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+def split_url(url: str) -> tuple[str, dict[str, str]]:
+    """Take our own parameters, `dutiful_…`, out of a URL: libpq refuses what it does not know."""
+    parts = urlsplit(url)
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    ours = {key.removeprefix("dutiful_"): value for key, value in pairs if key.startswith("dutiful_")}
+    rest = urlencode([pair for pair in pairs if not pair[0].startswith("dutiful_")], quote_via=quote)
+    return urlunsplit(parts._replace(query=rest)), ours
+
+
+def _label(parameters: dict[str, Any], schema: str) -> str:
+    user = f"{parameters['user']}@" if "user" in parameters else ""
+    host = parameters.get("host") or parameters.get("hostaddr") or parameters.get("service") or "localhost"
+    port = f":{parameters['port']}" if "port" in parameters else ""
+    label = f"postgresql://{user}{host}{port}/{parameters.get('dbname', '')}"
+    return label if schema == SCHEMA else f"{label} (schema {schema})"

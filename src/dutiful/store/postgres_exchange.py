@@ -1,0 +1,299 @@
+"""
+One step on a PostgreSQL store (see Store.exchange), in two trips to the server.
+
+The first does, or reads and locks, all that depends on nothing, and brings the transaction's number;
+the second does what follows from it, and commits. So when the answer to the second is lost, the number
+is known, and the server is asked what became of it (see `Access.commit`). The most frequent step is
+one statement and its commit.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from dutiful.job import Claim, JobId
+from dutiful.store import drafting, postgres_step
+from dutiful.store.contract import Draft, Outcome, Take, Work
+from dutiful.store.postgres_access import Access, Connection, Cursor
+
+_IDS_AT_ONCE_MAX = 16_384
+
+
+class Ids:
+    """
+    Ids for new jobs, reserved a block at a time, so that most steps need not touch the counter.
+
+    The blocks double, so that a program which sends one job leaves no gap. An id is never given twice.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._taking = threading.Lock()
+        self._ready = range(0)
+        self._block = 1
+
+    def take(self, count: int, db: Connection | None = None) -> JobId:
+        """Return the first of `count` ids in a row; `db`, if given, is in no transaction."""
+        with self._taking:
+            if len(self._ready) < count:
+                block = max(count, self._block)
+                first = self._reserve(block, db)
+                self._ready = range(first, first + block)
+                self._block = min(max(2 * block, 2 * self._block), _IDS_AT_ONCE_MAX)
+            first = self._ready.start
+            self._ready = self._ready[count:]
+            return first
+
+    def _reserve(self, block: int, db: Connection | None) -> JobId:
+        if db is not None:
+            return postgres_step.reserve_ids(db, block)
+        with self._access.looking() as other:
+            return postgres_step.reserve_ids(other, block)
+
+    def give_back(self, ids: range) -> None:
+        """Take back ids that were not used after all, if none has been given since."""
+        with self._taking:
+            if ids and ids.stop == self._ready.start:
+                self._ready = range(ids.start, self._ready.stop)
+
+
+class Exchange:
+    """Does steps."""
+
+    def __init__(self, access: Access, worker: str) -> None:
+        self._access = access
+        self._worker = worker
+        self.ids = Ids(access)
+
+    def do(self, work: Work, outcome: Outcome) -> None:
+        """Do one step."""
+        count = sum(len(draft.payloads) for draft in work.drafts)
+        with self._access.translating(), self._access.borrowed() as db:
+            first = self.ids.take(count, db)
+            if self._is_simple(work):
+                self._fused(db, work, outcome, first)
+            else:
+                self._in_parts(db, work, outcome, first)
+                self.ids.give_back(range(first + sum(map(len, outcome.stored)), first + count))
+        drafting.after_commit(work, outcome)
+
+    # --- by one statement ------------------------------------------------------------------------
+
+    def _is_simple(self, work: Work) -> bool:
+        if work.acks or work.buffer is not None or (work.take is not None and work.take.look):
+            return False
+        if self._access.is_pooled or not (work.completed or work.drafts):
+            return False
+        if any(not drafting.alike(draft, work.drafts[0]) for draft in work.drafts[1:]):
+            return False
+        # Earlier attempts may have left errors, which go with the job.
+        return work.keep_completed or all(attempt == 1 for _id, attempt in work.completed)
+
+    def _fused(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> None:
+        values: dict[str, object] = postgres_step.fused_values(work.completed) if work.completed else {}
+        draft = drafting.joined(work.drafts) if work.drafts else None
+        wish, handed = work.take, 0
+        if draft is not None:
+            if wish is not None and drafting.may_hand(draft, wish):
+                handed = min(wish.limit, len(draft.payloads))
+            values |= postgres_step.insert_values(first, draft, handed, None if wish is None else wish.owner)
+        sql = postgres_step.FUSED[bool(work.completed), work.keep_completed, draft is not None]
+        xid, now, applied = db.send(sql, values)
+        drafting.before_commit(work)
+        self._access.commit(db, _text(xid), outcome, db.commit_sent)
+        if applied is not None:
+            outcome.late = postgres_step.late(work.completed, msgspec.json.decode(applied))
+        if draft is not None:
+            outcome.claims = postgres_step.claims_of(first, draft, handed, int(_text(now)))
+            outcome.left_pending = draft.due_at_once and handed < len(draft.payloads)
+            outcome.stored = drafting.ranges(work.drafts, first)
+            if not draft.due_at_once:
+                drafting.note_delays(work, outcome)
+
+    # --- by several, in two trips -------------------------------------------------------------------
+
+    def _in_parts(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> None:
+        wish = work.take if work.take is not None and work.take.look else None
+        claiming = None if wish is None else _Claiming(db, wish, outcome)
+        storing = _Storing(db, work, outcome, first)
+        unfinished: Cursor | None = None
+        with self._access.rolling_back(db):
+            # The end of the pipeline is the trip; after it, all rows have come.
+            with db.pipeline():
+                self._access.begin(db)
+                if work.buffer is not None:
+                    unfinished = postgres_step.count_alone(db, self._access.schema_name)
+                ended = self._end_attempts(db, work)
+                if claiming is not None:
+                    claiming.ask()
+                elif unfinished is None:
+                    storing.do(work.drafts)
+                transaction = db.run(postgres_step.TRANSACTION)
+            outcome.late = [
+                pair for pairs, rows in ended for pair in postgres_step.late(pairs, rows.fetchall())
+            ]
+            if claiming is not None:
+                claiming.choose()
+            xid, now = _row(transaction)
+
+        def commit() -> None:
+            with db.pipeline():
+                if wish is not None:
+                    postgres_step.claim(db, outcome.claims, wish.owner)
+                if not storing.is_done:
+                    storing.do(self._fitting(work, outcome, unfinished))
+                drafting.before_commit(work)
+                db.run("COMMIT")
+
+        self._access.commit(db, xid, outcome, commit)
+        outcome.claims += storing.handed_over(now)
+        drafting.note_delays(work, outcome)
+
+    @staticmethod
+    def _fitting(work: Work, outcome: Outcome, unfinished: Cursor | None) -> Sequence[Draft]:
+        if unfinished is None or work.buffer is None:
+            return work.drafts
+        (count,) = _row(unfinished)
+        freed = postgres_step.freed(work.acks, work.completed, outcome.late)
+        return drafting.fitting(work, work.buffer - count + freed)
+
+    def _end_attempts(self, db: Connection, work: Work) -> list[tuple[Sequence[tuple[JobId, int]], Cursor]]:
+        """Write what attempts came to; return those that were meant, and the rows that it applied to."""
+        ended: list[tuple[Sequence[tuple[JobId, int]], Cursor]] = []
+        if work.acks:
+            pairs = [(ack.id, ack.attempt) for ack in work.acks]
+            ended.append((pairs, postgres_step.ack(db, work.acks, worker=self._worker)))
+        if work.completed:
+            rows = postgres_step.complete(db, work.completed, keep=work.keep_completed)
+            ended.append((work.completed, rows))
+            if not work.keep_completed:
+                postgres_step.forget_errors(db, work.completed)
+        return ended
+
+
+class _Storing:
+    """The new jobs of a step, and how many of them go to a handler at once."""
+
+    def __init__(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> None:
+        self._db = db
+        self._wish = work.take
+        self._outcome = outcome
+        self._first = first
+        self._handed: list[tuple[JobId, Draft, int]] = []
+        self.is_done = False
+
+    def do(self, drafts: Sequence[Draft]) -> None:
+        """Store them, most urgent first, as claimed as far as there is room."""
+        self.is_done = True
+        outcome = self._outcome
+        outcome.stored = drafting.ranges(drafts, self._first)
+        room = self._room()
+        filled = drafting.merged([draft for draft in drafts if draft.payloads])
+        for first, draft in drafting.in_order(filled, self._first):
+            wish, handed = self._wish, 0
+            if wish is not None and drafting.may_hand(draft, wish):
+                handed = min(room, len(draft.payloads))
+            postgres_step.insert(self._db, first, draft, handed, None if wish is None else wish.owner)
+            room -= handed
+            self._handed.append((first, draft, handed))
+            if draft.due_at_once and handed < len(draft.payloads):
+                outcome.left_pending = True
+
+    def _room(self) -> int:
+        wish = self._wish
+        if wish is None or not wish.handoff or (wish.look and not self._outcome.drained):
+            return 0
+        return wish.limit - len(self._outcome.claims)
+
+    def handed_over(self, now: int) -> list[Claim]:
+        """Return the claims of those that were stored as claimed, at about this instant."""
+        return [
+            claim
+            for first, draft, handed in self._handed
+            for claim in postgres_step.claims_of(first, draft, handed, now)
+        ]
+
+
+class _Claiming:
+    """What a take asks of each queue, and what is taken of the answers."""
+
+    def __init__(self, db: Connection, wish: Take, outcome: Outcome) -> None:
+        self._db = db
+        self._wish = wish
+        self._outcome = outcome
+        self._skip = set(wish.skip)
+        self._suspects = wish.suspects
+        self._limit = wish.limit
+        self._answers: list[tuple[Cursor | None, Cursor]] = []
+
+    def ask(self) -> None:
+        """Lock what is due: of each queue as much as all together may be."""
+        self._answers = [(self._ask_for_suspects(queue), self._ask_for(queue)) for queue in self._wish.queues]
+
+    def _ask_for_suspects(self, queue: str) -> Cursor | None:
+        if not self._suspects:
+            return None
+        return postgres_step.select_due(self._db, queue, self._suspects, self._skip, suspects=True)
+
+    def _ask_for(self, queue: str) -> Cursor:
+        return postgres_step.select_due(self._db, queue, self._limit, self._skip)
+
+    def choose(self) -> None:
+        """Choose of the answers, and ask again for as many as nobody here knows: those are left to others."""
+        wish, outcome = self._wish, self._outcome
+        while True:
+            chosen, is_all = self._chosen()
+            known = chosen if wish.known is None else [claim for claim in chosen if claim.task in wish.known]
+            unknown = {claim.task for claim in chosen} - {claim.task for claim in known}
+            outcome.claims += known
+            outcome.unknown |= unknown
+            outcome.drained = is_all
+            self._skip |= unknown
+            self._suspects -= sum(claim.crashes > 0 for claim in known)
+            self._limit -= len(known)
+            if unknown:
+                # Others could not see what was locked here: they are to look again.
+                outcome.left_pending = True
+            if is_all or self._limit <= 0:
+                return
+            with self._db.pipeline():
+                self.ask()
+
+    def _chosen(self) -> tuple[list[Claim], bool]:
+        """Return the most urgent of what was found, suspects first, and whether that is all there are."""
+        suspects: list[Claim] = []
+        others: list[Claim] = []
+        is_all = True
+        for guilty, innocent in self._answers:
+            found = (
+                [] if guilty is None else postgres_step.claims_in(guilty),
+                postgres_step.claims_in(innocent),
+            )
+            suspects += found[0]
+            others += found[1]
+            is_all = is_all and len(found[0]) + len(found[1]) < self._limit
+        if len(self._answers) > 1:
+            suspects.sort(key=_urgency)
+            others.sort(key=_urgency)
+        chosen = (suspects[: self._suspects] + others)[: self._limit]
+        if len(chosen) < len(suspects) + len(others):
+            self._outcome.left_pending = True  # locked for a moment, as above
+            is_all = False
+        return chosen, is_all
+
+
+def _urgency(claim: Claim) -> tuple[int, int, int]:
+    return (-claim.priority, claim.due_at, claim.id)
+
+
+def _row(cursor: Cursor) -> tuple[Any, ...]:
+    row = cursor.fetchone()
+    assert row is not None, "such a query has one row"
+    return row
+
+
+def _text(value: bytes | None) -> str:
+    assert value is not None, "it is never NULL"
+    return value.decode()

@@ -1,0 +1,110 @@
+"""Writes of a PostgreSQL store that are off the hot path: edits, parking, pruning."""
+
+from collections.abc import Collection, Sequence
+
+from dutiful.job import JobId
+from dutiful.store.contract import Edit
+from dutiful.store.postgres_access import Connection
+from dutiful.store.postgres_step import NOW, due, numbers
+
+# --- parking ------------------------------------------------------------------------------
+
+_PARK_LOOK = 10_000  # so many at the head of the line are looked at: what is behind them is in nobody's way
+_UNPARK_JOBS = 2000  # a few ms of locks
+# Locked as they are found: what another worker is taking right now is not parked.
+_PARK = f"""
+WITH first AS (SELECT id, task, due_at FROM ({due(lock=False)}) AS j),
+parked AS (
+    UPDATE dutiful.job
+       SET parked_at = coalesce(job.parked_at, job.due_at), due_at = {NOW} + %(park_ms)s
+     WHERE id IN (SELECT job.id FROM first JOIN dutiful.job USING (id)
+                   WHERE first.task = ANY (%(tasks)s) AND first.due_at <= {NOW} - %(after_ms)s
+                     AND job.state = 'pending' FOR UPDATE OF job SKIP LOCKED)
+    RETURNING task
+)
+SELECT task, count(*) FROM parked GROUP BY task
+"""
+
+
+def park(
+    db: Connection, tasks: Collection[str], queues: Sequence[str], *, after_ms: int, park_ms: int
+) -> dict[str, int]:
+    """Put jobs of these tasks that have been due for `after_ms` out of the way; return how many of each."""
+    counts: dict[str, int] = {}
+    values = {"tasks": sorted(tasks), "after_ms": after_ms, "park_ms": park_ms, "limit": _PARK_LOOK}
+    for queue in queues:
+        for task, count in db.run(_PARK, {"queue": queue, **values}).fetchall():
+            counts[task] = counts.get(task, 0) + count
+    return counts
+
+
+def unpark(db: Connection, tasks: Sequence[str]) -> int:
+    """
+    Put some parked jobs of these tasks back at their old place in line; return how many, 0 when done.
+
+    By index job_parked.
+    """
+    return db.run(
+        "UPDATE dutiful.job SET due_at = parked_at, parked_at = NULL WHERE id IN"
+        " (SELECT id FROM dutiful.job WHERE parked_at IS NOT NULL AND state = 'pending'"
+        "   AND task = ANY (%s) LIMIT %s FOR UPDATE SKIP LOCKED)",
+        (list(tasks), _UNPARK_JOBS),
+    ).rowcount
+
+
+# --- edits ---------------------------------------------------------------------------------
+
+# What a person asks for, by primary key; each says which states allow it.
+_EDITS: dict[Edit, tuple[str, str]] = {
+    "retry": (
+        "state IN ('dead', 'cancelled', 'completed')",
+        (
+            f"UPDATE dutiful.job SET state = 'pending', owner = NULL, due_at = {NOW}, due_fixed = false,"
+            " failures = 0, crashes = 0, finished_at = NULL, cancel_at = NULL, parked_at = NULL,"
+            " result = NULL"
+        ),
+    ),
+    "cancel": (
+        "state = 'pending'",
+        f"UPDATE dutiful.job SET state = 'cancelled', finished_at = {NOW}, parked_at = NULL",
+    ),
+    "delete": ("state <> 'running'", "DELETE FROM dutiful.job"),
+}
+_FORGET_ERRORS = "DELETE FROM dutiful.error WHERE job_id = ANY (%s::bigint[])"
+
+
+def edit(db: Connection, ids: Sequence[JobId], what: Edit) -> list[JobId]:
+    """Retry, cancel or delete; return the jobs for which it was done."""
+    # In one order everywhere, so that nobody waits in a circle. From here on their states stay as they are.
+    db.run("SELECT FROM dutiful.job WHERE id = ANY (%s::bigint[]) ORDER BY id FOR UPDATE", (numbers(ids),))
+    allowed, sql = _EDITS[what]
+    done = _do(db, f"{sql} WHERE id = ANY (%s::bigint[]) AND {allowed}", ids)
+    if what == "delete":
+        db.run(_FORGET_ERRORS, (numbers(done),))
+    if what == "cancel":
+        ask = f"UPDATE dutiful.job SET cancel_at = {NOW} WHERE id = ANY (%s::bigint[]) AND state = 'running'"
+        done += _do(db, ask, ids)
+    return done
+
+
+def _do(db: Connection, sql: str, ids: Sequence[JobId]) -> list[JobId]:
+    return [row[0] for row in db.run(f"{sql} RETURNING id", (numbers(ids),)).fetchall()]
+
+
+# --- pruning ----------------------------------------------------------------------------------
+
+_PRUNE = """
+WITH gone AS (
+    DELETE FROM dutiful.job WHERE id IN (
+        SELECT id FROM dutiful.job
+         WHERE state IN ('completed', 'cancelled') AND (finished_at, id) <= (%s::bigint, %s::bigint)
+         ORDER BY finished_at, id LIMIT %s FOR UPDATE SKIP LOCKED)
+    RETURNING id
+), forgotten AS (DELETE FROM dutiful.error WHERE job_id IN (SELECT id FROM gone))
+SELECT count(*) FROM gone
+"""
+
+
+def prune(db: Connection, before: tuple[int, JobId], limit: int) -> int:
+    """Delete up to `limit` finished jobs, oldest first. By index job_finished; others prune elsewhere."""
+    return int(db.one(_PRUNE, (*before, limit))[0])
