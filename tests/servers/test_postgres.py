@@ -219,17 +219,17 @@ def test_programs_behind_a_closed_folder_are_copied_once(tmp_path: Path, monkeyp
         if os.geteuid() == 0:
             assert not programs.reachable(installed)
 
-        home = programs.copied(installed, "1")
+        place = programs.copied(installed, "1")
 
-        made = home.stat()
-        assert programs.reachable(home)
-        assert programs.copied(installed, "1") == home
-        assert home.stat().st_ino == made.st_ino
-        next(path for path in (home / "share").rglob("*") if path.is_file()).unlink()
-        assert programs.copied(installed, "1") == home
-        assert programs.whole(home, installed)
-        assert list(open_place.iterdir()) == [home], "nothing else is left"
-        assert installed.parent.stat().st_mode & 0o777 == 0o700, "the closed folder stays closed"
+        made = place.stat()
+        assert programs.reachable(place)
+        assert programs.copied(installed, "1") == place
+        assert place.stat().st_ino == made.st_ino
+        next(path for path in place.rglob("*.sql")).unlink()
+        assert programs.copied(installed, "1") == place
+        assert programs.whole(place, installed)
+        assert list(open_place.iterdir()) == [place], "nothing else is left"
+        assert installed.stat().st_mode & 0o777 == 0o700, "the closed folder stays closed"
     finally:
         shutil.rmtree(open_place)
 
@@ -238,8 +238,7 @@ def closed_away(folder: Path) -> Path:
     """Link the installed programs into a folder that only we can enter."""
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
-    source = programs.bin_folder().parent
-    home = closed / "pginstall"
+    source = programs.bin_folder().parents[2]
     for name in programs.NEEDED:
-        shutil.copytree(source / name, home / name, symlinks=True)
-    return home
+        shutil.copytree(source / name, closed / name, symlinks=True)
+    return closed

@@ -75,6 +75,13 @@ def test_bytes_pass_in_order_however_many(client: socket.socket):
     sender.join()
 
 
+def test_who_reads_late_gets_all_though_the_other_has_ended(proxy: Proxy, client: socket.socket):
+    client.sendall(b"x" * 3_000_000)
+    client.shutdown(socket.SHUT_WR)
+
+    assert len(received(client, 3_000_003)) == 3_000_003
+
+
 def test_the_end_of_one_side_is_the_end_of_the_other(proxy: Proxy, client: socket.socket):
     client.shutdown(socket.SHUT_WR)
 

@@ -1,5 +1,6 @@
 """The broken network, when a certain statement passes: against a real server, with psycopg."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -27,6 +28,17 @@ def url(database_url: str, proxy: Proxy) -> str:
     """The database's, through the proxy."""
     parts = urlsplit(database_url)
     return parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}").geturl()
+
+
+def wait_for_the_last(database_url: str) -> None:
+    """Wait until the server has done with all its clients, also those that are gone."""
+    others = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND client_port IS NOT NULL"
+    )
+    deadline = time.monotonic() + PATIENCE_S
+    with psycopg.connect(database_url, autocommit=True) as direct:
+        while direct.execute(others).fetchone() != (1,):
+            assert time.monotonic() < deadline
 
 
 def marks(database_url: str) -> int:
@@ -66,6 +78,7 @@ def test_the_client_cannot_know_what_became_of_its_commit(
 
         trap.wait()
         assert connection.broken
+    wait_for_the_last(database_url)
     assert marks(database_url) == stored
 
 
