@@ -10,7 +10,17 @@ from pathlib import Path
 
 from bench import table
 
-ALL = ("end_to_end", "single", "drain", "latency", "rescue", "importtime", "peers")
+ALL = (
+    "end_to_end",
+    "single",
+    "drain",
+    "latency",
+    "rescue",
+    "importtime",
+    "peers",
+    "postgres",
+    "peers_postgres",
+)
 
 
 def main() -> int:

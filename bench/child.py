@@ -21,11 +21,10 @@ def say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def send(path: str, jobs: int, delay: float | None = None) -> None:
+def send(path: str, jobs: int, delay: float | None = None, task: str = TASK) -> None:
     """Fill a file and end."""
-    Worker(path, handlers={TASK: noop}, keep_completed=False).send_many(
-        payloads(jobs), task=TASK, delay=delay
-    )
+    client = Worker(path, handlers={task: noop}, keep_completed=False)
+    client.send_many(payloads(jobs), task=task, delay=delay)
     say(sent=jobs)
 
 
@@ -81,6 +80,36 @@ def peak_rss_bytes() -> int:
     return 0
 
 
+def produce(path: str, jobs: int) -> None:
+    """Be ready; when told, send to the worker of `consume`."""
+    client = Worker(path, handlers={TASK: noop}, keep_completed=False)
+    client.counts()  # opens the store
+    say(ready=True)
+    sys.stdin.readline()
+    began_at = time.monotonic()
+    client.send_many(payloads(jobs), task=TASK)
+    say(began_at=began_at, sent_at=time.monotonic())
+
+
+def consume(path: str, jobs: int) -> None:
+    """Run until `jobs` handlers have run, and all is committed."""
+    count = 0
+    enough = threading.Event()
+
+    def counted(payload: str) -> None:
+        nonlocal count
+        count += 1
+        if count == jobs:
+            enough.set()
+
+    with Worker(path, handlers={TASK: counted}, concurrency=1, keep_completed=False) as worker:
+        say(ready=True)
+        if not enough.wait(WAIT_S):
+            raise TimeoutError(f"{count} of {jobs} handlers have run after {WAIT_S} s")
+        wait_until_done(worker)
+        say(ended_at=time.monotonic(), cpu_s=time.process_time())
+
+
 def listen(path: str) -> None:
     """Run until stdin closes; then say how long after its sending each job's handler began."""
     late_s: list[float] = []
@@ -108,7 +137,14 @@ def hold(path: str) -> None:
     os._exit(0)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"send": send, "drain": drain, "listen": listen, "hold": hold}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "send": send,
+    "drain": drain,
+    "produce": produce,
+    "consume": consume,
+    "listen": listen,
+    "hold": hold,
+}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](**json.loads(sys.argv[2]))

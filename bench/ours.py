@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.raw import PAYLOAD
+from bench.peers.peer import PAYLOAD
 from dutiful import Keep, State, Worker
 
 TASK = "noop"

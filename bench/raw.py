@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from bench.peers.peer import PAYLOAD
+
 BATCH = 500
-PAYLOAD = "x" * 98  # 100 bytes as JSON
 TEXT = f'"{PAYLOAD}"'
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import children
 from bench.ours import TASK, fresh
-from bench.raw import PAYLOAD
+from bench.peers.peer import PAYLOAD
 from bench.table import Figure, below
 from dutiful import Worker
 

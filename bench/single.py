@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import raw
 from bench.ours import TASK, fresh, noop
-from bench.raw import PAYLOAD
+from bench.peers.peer import PAYLOAD
 from bench.table import Figure, alternate, share_figure
 from dutiful import Worker
 

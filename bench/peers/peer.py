@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Durability = Literal["full", "normal"]
+PAYLOAD = "x" * 98  # 100 bytes as JSON; here, since the peers' processes cannot import what imports dutiful
 POLL_S = 0.001  # how often a peer looks that can only poll: 1 ms costs an idle one 5 % of a CPU (dbos: 40 %)
 ACK_BATCH = 100  # jobs whose completion a peer commits together, where its API lets its user choose
 

@@ -17,8 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from bench.peers.peer import Durability, Peer
-from bench.raw import PAYLOAD
+from bench.peers.peer import PAYLOAD, Durability, Peer
 
 PAUSE_S = (0.015, 0.035)  # by chance between the two, so that no polling interval falls into step
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         StoreCorrupt,
         StoreError,
         StoreFull,
+        StoreMoved,
         StoreReplaced,
         StoreUnavailable,
         StoreUnknown,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from dutiful.handle import Job, Jobs
     from dutiful.handler import Handler
     from dutiful.job import AttemptError, Cancel, Discard, Record, Snooze, State
+    from dutiful.relocation import Migrated, Moved, give_up_move, migrate, migration_sql, move
     from dutiful.sending import SendOptions
     from dutiful.store.contract import Counts, WorkerInfo
     from dutiful.task import Task
@@ -69,6 +71,8 @@ _HOMES = {
     "Jobs": "dutiful.handle",
     "Keep": "dutiful.config",
     "LeaseLost": "dutiful.errors",
+    "Migrated": "dutiful.relocation",
+    "Moved": "dutiful.relocation",
     "NotDecodable": "dutiful.errors",
     "NotEncodable": "dutiful.errors",
     "PayloadError": "dutiful.errors",
@@ -82,6 +86,7 @@ _HOMES = {
     "StoreCorrupt": "dutiful.errors",
     "StoreError": "dutiful.errors",
     "StoreFull": "dutiful.errors",
+    "StoreMoved": "dutiful.errors",
     "StoreReplaced": "dutiful.errors",
     "StoreUnavailable": "dutiful.errors",
     "StoreUnknown": "dutiful.errors",
@@ -91,6 +96,10 @@ _HOMES = {
     "WorkerInfo": "dutiful.store.contract",
     "WorkerStopped": "dutiful.errors",
     "WrongState": "dutiful.errors",
+    "give_up_move": "dutiful.relocation",
+    "migrate": "dutiful.relocation",
+    "migration_sql": "dutiful.relocation",
+    "move": "dutiful.relocation",
 }
 
 __all__ = [
@@ -114,6 +123,8 @@ __all__ = [
     "Jobs",
     "Keep",
     "LeaseLost",
+    "Migrated",
+    "Moved",
     "NotDecodable",
     "NotEncodable",
     "PayloadError",
@@ -127,6 +138,7 @@ __all__ = [
     "StoreCorrupt",
     "StoreError",
     "StoreFull",
+    "StoreMoved",
     "StoreReplaced",
     "StoreUnavailable",
     "StoreUnknown",
@@ -137,6 +149,10 @@ __all__ = [
     "WorkerStopped",
     "WrongState",
     "__version__",
+    "give_up_move",
+    "migrate",
+    "migration_sql",
+    "move",
 ]
 
 

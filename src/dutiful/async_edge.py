@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from dutiful.store.borrowed.aside import aside
 from dutiful.store.borrowed.borrow import borrow
 from dutiful.store.committer import Committer, Sending
 from dutiful.store.contract import Draft, Store
@@ -18,7 +19,7 @@ async def insert_in(store: Store, transaction: Any, drafts: Sequence[Draft]) -> 
     """Store.insert_in, for connections that are awaited, and others."""
     borrowed = borrow(transaction)
     # What the store needs of its own first, such as ids from its database, blocks.
-    steps = await asyncio.to_thread(store.insertion, drafts)
+    steps = await aside(lambda: store.insertion(drafts))
     return await borrowed.arun(steps)
 
 

@@ -195,6 +195,20 @@ class StoreUnknown(StoreError):
     """
 
 
+class StoreMoved(StoreError):
+    """
+    The jobs are not here any more, or not all here yet (`dutiful move`). Nothing was changed.
+
+    Attributes:
+        to: Where they are, or will be, without a password; "" if that is here.
+    """
+
+    def __init__(self, store: str, problem: str, to: str = "") -> None:
+        super().__init__(store, problem)
+        self.args = (store, problem, to)
+        self.to = to
+
+
 class SchemaTooNew(StoreError):
     """A newer dutiful has written this store. Nothing was changed; upgrade this program."""
 

@@ -15,7 +15,7 @@ from dutiful import config as settings
 from dutiful.config import Config, Keep
 from dutiful.core.retry import Retry
 from dutiful.door import Door
-from dutiful.errors import AlreadyStarted, ConfigError, DutifulError, StoreError, WorkerStopped
+from dutiful.errors import AlreadyStarted, ConfigError, DutifulError, StoreBusy, StoreError, WorkerStopped
 from dutiful.events import Events, JobsLost
 from dutiful.handle import Job, Jobs, current_task, in_thread
 from dutiful.handler import made_of
@@ -111,7 +111,7 @@ class Worker:
         )
         self._registry = Registry(handlers)
         self._events = Events()
-        self._store = _store_for(store, self._config, create=create)
+        self._store = store_for(store, self._config, create=create)
         self._committer = Committer(
             self._store, buffer=buffer, keep_completed=self._config.keep_completed.count > 0
         )
@@ -132,6 +132,11 @@ class Worker:
     def __repr__(self) -> str:
         state = "stopped" if self._stopping else "started" if self._runner else "not started"
         return f"<Worker {self._config.name!r} on {self._store.label}, {state}>"
+
+    @property
+    def label(self) -> str:
+        """What to call its store in messages: the file, or the URL without its password."""
+        return self._store.label
 
     def configure(self, *, concurrency: int | None = None, queues: str | Sequence[str] | None = None) -> None:
         """
@@ -349,7 +354,7 @@ class Worker:
         exempt: bool,
         gone: threading.Event | None = None,
     ) -> None:
-        store = self.opened()
+        store = self._opened_beside(how.transaction)
         if how.transaction is None:
             self._check_not_in_transaction()
         if how.transaction is not None:
@@ -358,6 +363,18 @@ class Worker:
             self._room.store(
                 drafts, how.timeout, ranges, exempt=exempt, check=lambda: self._still_wanted(gone)
             )
+
+    def _opened_beside(self, transaction: object) -> Store:
+        """Open the store while its user may have a transaction open, perhaps on the same file."""
+        try:
+            return self.opened()
+        except StoreBusy as error:
+            if transaction is not None:
+                error.add_note(
+                    "It may be your own transaction that holds it: a store is opened, and made, at its first "
+                    "use. Use the worker once before you begin: start it, or call worker.counts()."
+                )
+            raise
 
     def _check_not_in_transaction(self) -> None:
         if self._store.is_in_transaction_here():
@@ -421,8 +438,9 @@ class Worker:
         for drafts in self._drafting.chunks(payloads, how, CHUNK_JOBS):
             me = self._door.enter(current_task(), exempt=exempt)
             try:
-                store = self._store if self._is_open else await in_thread(self.opened)
-                ranges += await insert_in(store, how.transaction, drafts)
+                if not self._is_open:
+                    await in_thread(self._opened_beside, how.transaction)
+                ranges += await insert_in(self._store, how.transaction, drafts)
             finally:
                 self._door.leave(me)
         return ranges
@@ -693,7 +711,7 @@ def _close_at_exit(committer: Committer, store: Store) -> None:
     store.close()
 
 
-def _store_for(store: "str | os.PathLike[str] | Store | None", config: Config, *, create: bool) -> Store:
+def store_for(store: "str | os.PathLike[str] | Store | None", config: Config, *, create: bool) -> Store:
     if isinstance(store, Store):
         return store
     url = os.fspath(os.environ.get("DUTIFUL_STORE", DEFAULT_STORE) if store is None else store)

@@ -26,6 +26,7 @@ KILLS = max(2, int(os.environ.get("DUTIFUL_TEST_KILLS", "60")) // 20)
 NUMBERS_EACH = 1_000_000
 ON = {
     "sqlite": ["sqlite3", "SQLAlchemy Session", "Django"],
+    "postgres": ["psycopg", "asyncpg", "SQLAlchemy Session", "SQLAlchemy AsyncSession asyncpg", "Django"],
 }
 ALL = [(database, library) for database, libraries in ON.items() for library in libraries]
 

@@ -6,6 +6,7 @@ stands in the line before it:
 
     <!-- docs: continue -->   it goes on where the block before it ended
     <!-- docs: skip -->       it is not run
+    <!-- docs: postgres -->   it finds the URL of an empty PostgreSQL database in DATABASE_URL
 
 A ```text block right after a ```python block is what the program prints, all of it up to there.
 """
@@ -45,6 +46,7 @@ class Program:
     name: str
     code: str = ""
     prints: str | None = None
+    wants_postgres: bool = False
 
 
 def programs_of(page: Path) -> list[Program]:
@@ -56,16 +58,18 @@ def programs_of(page: Path) -> list[Program]:
             continue
         if block["mark"] != "continue":
             line = text.count("\n", 0, block.start("code"))
-            found.append(Program(f"{page.relative_to(ROOT)}:{line}"))
+            name = f"{page.relative_to(ROOT)}:{line}"
+            found.append(Program(name, wants_postgres=block["mark"] == "postgres"))
         found[-1].code += block["code"]
         if block["prints"]:
             found[-1].prints = (found[-1].prints or "") + block["prints"]
     return found
 
 
-def run(program: Path, folder: Path) -> str:
+def run(program: Path, folder: Path, **variables: str) -> str:
     """Run a program in `folder`, with warnings as errors; return what it printed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DUTIFUL")}
+    environment |= variables
     done = subprocess.run(
         [sys.executable, "-W", "error", program],
         cwd=folder,
@@ -84,11 +88,14 @@ PROGRAMS = [program for page in PAGES for program in programs_of(page)]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
-def test_a_block_of_the_documentation_runs_and_prints_what_it_says(program: Program, tmp_path: Path) -> None:
+def test_a_block_of_the_documentation_runs_and_prints_what_it_says(
+    program: Program, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     file = tmp_path / "shown.py"
     file.write_text(program.code)
+    variables = {"DATABASE_URL": request.getfixturevalue("database_url")} if program.wants_postgres else {}
 
-    printed = run(file, tmp_path)
+    printed = run(file, tmp_path, **variables)
 
     if program.prints is not None:
         assert printed == program.prints

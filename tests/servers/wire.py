@@ -54,6 +54,7 @@ class Conversation:
         self._to_client = bytearray()
         self._prepared: dict[bytes, str] = {}
         self._bound: dict[bytes, str] = {}
+        self._unsynced = self._flushed = False  # an Execute, and a Flush after it, since the last Sync
 
     def from_client(self, data: bytes) -> list[Message]:
         """Return the messages that `data` completes; the rest waits for more."""
@@ -116,6 +117,7 @@ class Conversation:
                 self.statements += 1
                 return Message(raw, text(body.split(b"\0", 1)[0]), self.asked)
             case b"E":
+                self._unsynced = True
                 self.statements += 1
                 return Message(raw, self._bound.get(body.split(b"\0", 1)[0], ""), self.asked + 1)
             case b"P":
@@ -124,7 +126,14 @@ class Conversation:
             case b"B":
                 portal, name, _ = body.split(b"\0", 2)
                 self._bound[portal] = self._prepared.get(name, "")
-            case b"S" | b"F":
+            case b"H":
+                self._flushed = self._unsynced
+            case b"S":
+                self.asked += 1
+                # After a Flush the client has its rows, and a Sync only ends, and commits, the transaction.
+                flushed, self._flushed, self._unsynced = self._flushed, False, False
+                return Message(raw, "COMMIT" if flushed else None, self.asked)
+            case b"F":
                 self.asked += 1
             case _:
                 pass

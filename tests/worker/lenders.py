@@ -31,6 +31,10 @@ class Lender(ABC):
     def begin(self) -> None: ...
 
     @abstractmethod
+    def autocommit(self) -> None:
+        """From now on, what is not begun commits at once."""
+
+    @abstractmethod
     def execute(self, sql: str) -> None: ...
 
     @abstractmethod
@@ -105,6 +109,9 @@ class Sqlite3(Lender):
         super().__init__(url)
         self.given = sqlite3.connect(self.url, timeout=WAIT_S)
 
+    def autocommit(self) -> None:
+        self.given.isolation_level = None
+
     def begin(self) -> None:
         self.given.execute("BEGIN IMMEDIATE")
 
@@ -131,6 +138,9 @@ class Aiosqlite(AsyncLender):
 
         return await aiosqlite.connect(self.url, timeout=WAIT_S)
 
+    def autocommit(self) -> None:
+        self.run(self.given._execute(setattr, self.given._conn, "isolation_level", None))
+
     def begin(self) -> None:
         self.execute("BEGIN IMMEDIATE")
 
@@ -153,6 +163,9 @@ class Psycopg(Lender):
         import psycopg
 
         self.given = psycopg.connect(self.url)
+
+    def autocommit(self) -> None:
+        self.given.autocommit = True
 
     def begin(self) -> None:
         pass  # it begins with the first statement
@@ -180,6 +193,9 @@ class AsyncPsycopg(AsyncLender):
 
         return await psycopg.AsyncConnection.connect(self.url)
 
+    def autocommit(self) -> None:
+        self.run(self.given.set_autocommit(True))
+
     def begin(self) -> None:
         pass
 
@@ -206,6 +222,9 @@ class Asyncpg(AsyncLender):
         import asyncpg
 
         return await asyncpg.connect(self.url)
+
+    def autocommit(self) -> None:
+        pass  # it is
 
     def begin(self) -> None:
         self._transaction = self.given.transaction()
@@ -253,6 +272,7 @@ class Alchemy(Lender):
 
     def __init__(self, url: str, driver: str, what: str) -> None:
         super().__init__(url)
+        self._what = what
         from sqlalchemy import create_engine
         from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -263,6 +283,11 @@ class Alchemy(Lender):
             "scoped": lambda: scoped_session(sessionmaker(self._engine)),
         }
         self.given = made[what]()
+
+    def autocommit(self) -> None:
+        self._engine.update_execution_options(isolation_level="AUTOCOMMIT")
+        if self._what == "connection":
+            self.given.execution_options(isolation_level="AUTOCOMMIT")
 
     def begin(self) -> None:
         self.given.begin()
@@ -288,12 +313,18 @@ class AsyncAlchemy(AsyncLender):
 
     def __init__(self, url: str, driver: str, what: str) -> None:
         super().__init__(url)
+        self._what = what
         from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
         self._engine = create_async_engine(alchemy_url(self.url, driver))
         self.given = AsyncSession(self._engine) if what == "session" else self._engine.connect()
         if what == "connection":
             self.run(self.given.start())
+
+    def autocommit(self) -> None:
+        self._engine.update_execution_options(isolation_level="AUTOCOMMIT")
+        if self._what == "connection":
+            self.run(self.given.execution_options(isolation_level="AUTOCOMMIT"))
 
     def begin(self) -> None:
         async def begin() -> None:
@@ -352,6 +383,9 @@ class Django(Lender):
             "ENGINE": "django.db.backends.postgresql",
             **{django: str(found[libpq]) for libpq, django in names.items() if libpq in found},
         }
+
+    def autocommit(self) -> None:
+        pass  # it is
 
     def begin(self) -> None:
         from django.db import transaction

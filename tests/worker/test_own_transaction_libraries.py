@@ -6,26 +6,54 @@ import sqlite3
 import pytest
 
 from dutiful import Backoff, ConfigError, LeaseLost, Retry, State
-from tests.worker.lenders import ASYNCHRONOUS, COMES_BACK, ON_SQLITE, Django
+from tests.servers.shared import fresh_database
+from tests.worker.lenders import ASYNCHRONOUS, COMES_BACK, ON_POSTGRES, ON_SQLITE, Django
 from tests.worker.tools import Seen, finished, result
 
-DATABASES = {"sqlite": ON_SQLITE}
+DATABASES = {"sqlite": ON_SQLITE, "postgres": ON_POSTGRES}
 ALL = [(database, name) for database, lenders in DATABASES.items() for name in lenders]
 
 
-def where(fact):
-    """Parametrize a test with the libraries for which something is so."""
-    these = [each for each in ALL if fact(each[1])]
+def where(fact, *databases):
+    """Parametrize a test with the libraries for which something is so, on these databases or on all."""
+    these = [each for each in ALL if fact(each[1]) and (not databases or each[0] in databases)]
     return pytest.mark.parametrize(("database", "library"), these, ids=[" ".join(each) for each in these])
 
 
 with_all = where(lambda name: True)
+# One of each kind, for what does not depend on more.
+with_some = where(lambda name: not any(word in name for word in ("Connection", "pool", "scoped")))
+
+
+@pytest.fixture(scope="module")
+def database_of_all(postgres_url):
+    """One for all tests here, since making one takes longer than a test."""
+    with fresh_database(postgres_url) as url:
+        yield url
 
 
 @pytest.fixture
 def url(database, request, path):
     """Where the jobs are, and the user's table."""
-    return str(path) if database == "sqlite" else request.getfixturevalue("database_url")
+    if database == "sqlite":
+        yield str(path)
+        return
+    url = request.getfixturevalue("database_of_all")
+    yield url
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        db.execute("DROP SCHEMA IF EXISTS dutiful CASCADE; DROP TABLE IF EXISTS orders")
+
+
+@pytest.fixture
+def elsewhere(database, url, tmp_path):
+    """Another database of that kind."""
+    return str(tmp_path / "other.db") if database == "sqlite" else url.rpartition("/")[0] + "/postgres"
 
 
 @pytest.fixture
@@ -112,7 +140,7 @@ def test_many_are_sent_in_one_transaction(worker, lender):
     assert result(jobs[-1]) == 1499
 
 
-@with_all
+@with_some
 def test_the_first_statement_may_be_the_send(worker, lender):
     """A transaction in which the user has done nothing yet, begun by him or by his library."""
     lender.begin()
@@ -122,7 +150,7 @@ def test_the_first_statement_may_be_the_send(worker, lender):
     assert result(job) == 1
 
 
-@with_all
+@with_some
 def test_one_transaction_after_another(worker, lender):
     """Nothing that we did is left over; ids stay unique whatever is rolled back."""
     jobs = []
@@ -140,11 +168,8 @@ def test_one_transaction_after_another(worker, lender):
 
 
 @with_all
-def test_a_connection_to_another_database_stores_nothing(worker, lender, lend, database, request, tmp_path):
-    other = str(tmp_path / "other.db")
-    if database != "sqlite":
-        other = request.getfixturevalue("database_url").rpartition("/")[0] + "/postgres"
-    stranger = lend(other)
+def test_a_connection_to_another_database_stores_nothing(worker, lender, lend, elsewhere):
+    stranger = lend(elsewhere)
     stranger.begin()
 
     with pytest.raises(ConfigError, match="nothing was stored"):
@@ -199,6 +224,30 @@ def test_one_that_is_closed_stores_nothing(worker, database, library, url):
     assert worker.jobs() == []
 
 
+@with_all
+def test_one_in_autocommit_stores_nothing_and_says_how_to_begin(worker, lender):
+    lender.autocommit()
+
+    with pytest.raises(ConfigError, match="no open transaction; nothing was stored") as caught:
+        lender.send(worker, 1, task="t")
+
+    assert str(caught.value).partition("nothing was stored. ")[2]
+    assert worker.jobs() == []
+
+
+@where(lambda name: True, "postgres")
+def test_a_transaction_that_has_failed_stores_nothing(worker, lender, library):
+    lender.begin()
+    with pytest.raises(Exception, match="nowhere"):
+        lender.execute("SELECT * FROM nowhere")
+
+    with pytest.raises(ConfigError, match="nothing was stored"):
+        lender.send(worker, 1, task="t")
+
+    lender.rollback()
+    assert worker.jobs() == []
+
+
 # --- ctx.transaction(own) ------------------------------------------------------------------------
 
 AT_ONCE = Retry(backoff=Backoff(first_s=0))
@@ -249,7 +298,7 @@ def test_an_error_in_a_handlers_own_transaction_undoes_both(worker, lender, borr
     assert orders(url) == [5]
 
 
-@with_all
+@with_some
 def test_a_handlers_own_transaction_is_for_the_attempt_that_owns_the_job(worker, lender, borrowing, url):
     """Found out at the begin; what another attempt has taken meanwhile is not done twice."""
     seen = Seen()
@@ -269,7 +318,7 @@ def test_a_handlers_own_transaction_is_for_the_attempt_that_owns_the_job(worker,
     assert orders(url) == []
 
 
-@with_all
+@with_some
 def test_a_transaction_that_is_open_is_not_ours_to_end(worker, lender, borrowing, url):
     @worker.handler("write", retry=ONCE)
     def write(n, ctx):
@@ -290,17 +339,11 @@ def test_a_transaction_that_is_open_is_not_ours_to_end(worker, lender, borrowing
     assert orders(url) == []
 
 
-@with_all
-def test_a_handlers_own_transaction_elsewhere_is_refused(
-    worker, lender, database, library, request, tmp_path
-):
-    other = str(tmp_path / "other.db")
-    if database != "sqlite":
-        other = request.getfixturevalue("database_url").rpartition("/")[0] + "/postgres"
-
+@with_some
+def test_a_handlers_own_transaction_elsewhere_is_refused(worker, lender, database, library, elsewhere):
     @worker.handler("write", retry=ONCE)
     def write(n, ctx):
-        own = DATABASES[database][library](other)
+        own = DATABASES[database][library](elsewhere)
         try:
             own.write_in(ctx, "CREATE TABLE never (n INTEGER)")
         finally:
@@ -312,7 +355,7 @@ def test_a_handlers_own_transaction_elsewhere_is_refused(
     assert "nothing was" in error.message
 
 
-@with_all
+@with_some
 def test_the_other_kind_of_with_is_refused(worker, lender, borrowing, library):
     @worker.handler("write", retry=ONCE)
     def write(n, ctx):

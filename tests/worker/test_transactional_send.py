@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dutiful import ConfigError, State, StoreError, WorkerStopped
+from dutiful import ConfigError, State, StoreBusy, StoreError, WorkerStopped
 from tests.worker.tools import Seen, finished, result, until
 
 
@@ -191,3 +191,19 @@ def test_a_long_transaction_of_the_user_only_delays_the_others(worker, connect):
 
     assert result(inside) == 2
     assert result(worker.send(3, task="t")) == 3
+
+
+def test_a_store_that_cannot_be_made_beside_the_users_transaction_says_so(make, path, connect):
+    worker = make(path, busy_s=0.1)
+    db = connect()
+    db.execute("CREATE TABLE orders (id INTEGER)")
+    db.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreBusy) as caught:
+        worker.send(1, task="t", transaction=db)
+
+    assert "worker.counts()" in caught.value.__notes__[0]
+    db.rollback()
+    job = worker.send(1, task="t", transaction=db)
+    db.commit()
+    assert [record.id for record in worker.jobs()] == [job.id]

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dutiful import __version__
-from dutiful.cli import codes, demo, doctor, edits, job, jobs, run, send, status
+from dutiful.cli import codes, demo, doctor, edits, job, jobs, migrate, move, run, send, status
 from dutiful.cli.text import clean
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("retry", "cancel", "delete"):
         _add(add, name, edits, edits.HELP[name])
     _add(add, "doctor", doctor, "what to look at: jobs that nobody takes, file modes, free disk space")
+    _add(add, "migrate", migrate, "make a store's tables, or bring them up to date")
+    _add(add, "move", move, "move all jobs to another store, as from a file to PostgreSQL")
     _add(add, "demo", demo, "kill a worker in the middle, and see that nothing is lost")
     return parser
 

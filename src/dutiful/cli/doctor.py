@@ -7,7 +7,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from dutiful.cli import codes, options, show, text
-from dutiful.cli.store import opened, path_of
+from dutiful.cli.store import label_of, opened, path_of
 
 if TYPE_CHECKING:
     import argparse
@@ -46,11 +46,12 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def command(args: argparse.Namespace) -> int:
     with opened(args.store) as worker:
         counts, workers = worker.counts(), worker.workers()
-    findings = [*_of_work(args.store, counts, workers), *_of_files(path_of(args.store))]
+        store = label_of(args.store, worker)
+    findings = [*_of_work(store, counts, workers), *_of_files(path_of(args.store))]
     is_well = all(finding.is_well for finding in findings)
     if args.json:
         show.document(
-            {"store": args.store, "is_well": is_well, "findings": [one._asdict() for one in findings]}
+            {"store": store, "is_well": is_well, "findings": [one._asdict() for one in findings]}
         )
     else:
         for finding in findings:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dutiful.cli import codes, options, show, text
-from dutiful.cli.store import opened, path_of
+from dutiful.cli.store import label_of, opened, path_of
 
 if TYPE_CHECKING:
     import argparse
@@ -30,11 +30,12 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def command(args: argparse.Namespace) -> int:
     with opened(args.store) as worker:
         counts, workers, size = worker.counts(), worker.workers(), _size(path_of(args.store))
+        store = label_of(args.store, worker)
     if args.json:
-        show.document(_document(args.store, counts, workers, size))
+        show.document(_document(store, counts, workers, size))
     else:
-        _head(args.store, size)
-        _counts(args.store, counts)
+        _head(store, size)
+        _counts(store, counts)
         _workers(counts, workers)
     return codes.OK
 

@@ -36,6 +36,11 @@ def opened(store: str, *, make: bool = False) -> Generator[Worker, None, None]:
         worker.stop()
 
 
+def label_of(store: str, worker: Worker) -> str:
+    """Return what to call a store on the screen: a file as it was given, a URL without its password."""
+    return worker.label if path_of(store) is None else store
+
+
 def path_of(store: str) -> Path | None:
     """Return the file of a SQLite store; None for one on a server."""
     scheme, mark, rest = store.partition("://")

@@ -21,7 +21,6 @@ from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import error_info, timed_out
 from dutiful.runner.outcomes import Outcomes
-from dutiful.store.borrowed.completing import OwnTransaction
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Marks, Owner, Store
 from dutiful.store.liveness import SLOTS_MAX
@@ -287,6 +286,8 @@ class Attempts:
     def _transaction(self, attempt: Attempt, own: Any) -> AbstractContextManager[Any]:
         if own is None:
             return self._ours(attempt)
+        from dutiful.store.borrowed.completing import OwnTransaction  # 3 ms, for those who use it
+
         completion = self._store.completion(attempt.claim)
         return OwnTransaction(own, completion, lambda: self._completed(attempt))
 

@@ -125,6 +125,7 @@ class Runner:
         self._idle = threading.Condition()
         self._loop: Loop | None = None
         self._upkeep: Upkeep | None = None
+        self._watch: Upkeep | None = None
 
     # --- starting --------------------------------------------------------------------------------
 
@@ -160,8 +161,9 @@ class Runner:
             self._config.name,
             trouble=partial(self._note_trouble, "upkeep"),
             recovered=partial(self._clear_trouble, "upkeep"),
-            timeouts=self._attempts.look_at_timeouts,
+            timeouts=self._no_timeouts if self._standing.can_be_cut_off else self._attempts.look_at_timeouts,
         )
+        self._begin_watch()
         self._committer.watcher = self
         self._committer.taker = self
         self._is_taking = True
@@ -178,9 +180,24 @@ class Runner:
             )
         )
 
+    def _begin_watch(self) -> None:
+        """What has to be on time, and asks nobody, gets a thread that never waits for the store."""
+        if self._standing.can_be_cut_off:
+            self._watch = Upkeep(
+                [Duty("looking how it stands with the store", TICK_S, self._standing.look)],
+                self._events,
+                self._config.name,
+                trouble=partial(self._note_trouble, "watch"),
+                recovered=partial(self._clear_trouble, "watch"),
+                timeouts=self._attempts.look_at_timeouts,
+            )
+            self._watch.start()
+
+    def _no_timeouts(self) -> None:
+        """They are looked at elsewhere."""
+
     def _duties(self) -> list[Duty]:
         return [
-            Duty("looking how it stands with the store", TICK_S, self._standing.look),
             Duty("rescuing the jobs of dead workers", TICK_S, self._rescue),
             Duty("looking for cancelled jobs", TICK_S, self._cancel),
             Duty("giving back waiting jobs", TICK_S, self._give_back_stale),
@@ -359,7 +376,7 @@ class Runner:
         self._attempts.start(self._owner)  # the marks may be elsewhere now
 
     def _rescue(self) -> None:
-        if self._standing.pulse.dead is not False:
+        if self._store.pulse(self._owner).dead is not False:
             self._rescue_all()
 
     def _rescue_all(self) -> None:
@@ -377,7 +394,7 @@ class Runner:
         return after(claim, result, self._config.retry, self._config.max_crashes, chance=0.0)
 
     def _cancel(self) -> None:
-        if self._standing.pulse.cancelled is False:
+        if self._store.pulse(self._owner).cancelled is False:
             return
         ids = [job_id for job_id in self._store.cancelled(self._owner) if not self._attempts.cancel(job_id)]
         for claim in self._slots.take_out(ids) if ids else ():
@@ -448,8 +465,9 @@ class Runner:
         finished = self._attempts.finished
         if finished == self._pruned and time.monotonic() < self._prune_at:
             return
-        self._pruned, self._prune_at = finished, time.monotonic() + SELDOM_S
         keep = self._config.keep_completed
+        # What is due to go by its age alone goes at most twice as old.
+        self._pruned, self._prune_at = finished, time.monotonic() + min(SELDOM_S, keep.age_s)
         while self._is_taking and self._store.prune(keep, limit=PRUNE_JOBS) == PRUNE_JOBS:
             pass
 
@@ -497,8 +515,9 @@ class Runner:
         self._wake()
 
     def _look_by(self, at: float) -> None:
-        assert self._upkeep is not None, "handlers run between start and stop"
-        self._upkeep.look_by(at)
+        watch = self._watch or self._upkeep
+        assert watch is not None, "handlers run between start and stop"
+        watch.look_by(at)
 
     def _stuck(self, attempt: Attempt) -> None:
         self._slots.replace(attempt.slot)
@@ -551,8 +570,9 @@ class Runner:
         while self._slots.running and unwinding.rest_s(1.0) > 0:
             self._attempts.interrupt_all()  # again: what was only beginning could not be told
             self._wait_for_running(Deadline(0.1))
-        if self._upkeep is not None:
-            self._upkeep.end()
+        for duties in (self._upkeep, self._watch):  # in this order: the watch ends what the other waits for
+            if duties is not None:
+                duties.end()
         self._slots.end()
         stuck = self._slots.running
         if stuck:

@@ -57,6 +57,11 @@ class Standing:
         if self.pulse.is_polling:
             self._events.emit(StorePolled(self._worker, self._store.label))
 
+    @property
+    def can_be_cut_off(self) -> bool:
+        """Whether the store may leave a thread that asks it without an answer."""
+        return self.pulse.dead is not None
+
     def is_called(self) -> bool:
         """Whether the store has told, since the last look, of somebody dead or something cancelled."""
         pulse, before = self._store.pulse(self._owner), self.pulse

@@ -12,14 +12,16 @@ one such step. All other methods are off the hot path.
 
 from collections.abc import Callable, Collection, Container, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
 from dutiful.config import Keep
 from dutiful.job import Ack, Claim, JobId, Record, State
-from dutiful.store.borrowed.completing import Completion
-from dutiful.store.borrowed.connection import Borrowed, Steps
+
+if TYPE_CHECKING:  # 3 ms, for those who use it
+    from dutiful.store.borrowed.completing import Completion
+    from dutiful.store.borrowed.connection import Borrowed, Steps
 
 Owner = int
 
@@ -207,7 +209,7 @@ class Store(Protocol):
         """
         ...
 
-    def insertion(self, drafts: Sequence[Draft]) -> Callable[[Borrowed], Steps[list[range]]]:
+    def insertion(self, drafts: Sequence[Draft]) -> "Callable[[Borrowed], Steps[list[range]]]":
         """
         Return what `insert_in` runs on the caller's connection, for one that is awaited.
 
@@ -224,7 +226,7 @@ class Store(Protocol):
         """
         ...
 
-    def completion(self, claim: Claim) -> Completion:
+    def completion(self, claim: Claim) -> "Completion":
         """Return how to complete the job in its handler's own transaction, for `ctx.transaction(own)`."""
         ...
 

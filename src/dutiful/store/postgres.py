@@ -27,6 +27,7 @@ from dutiful.store.borrowed.connection import Borrowed, Steps
 from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, Pulse, Query, Work, WorkerInfo
 from dutiful.store.postgres_access import SCHEMA, Access, Connection, split_url
 from dutiful.store.postgres_exchange import Exchange
+from dutiful.store.postgres_moving import PostgresGround, check_not_moved
 from dutiful.store.postgres_users import Users
 from dutiful.store.postgres_workers import Workers
 
@@ -86,6 +87,7 @@ class PostgresStore:
                 postgres_schema.migrate(
                     self._access, create=self._create and self._migrate, migrate=self._migrate
                 )
+                check_not_moved(self._access)
             except BaseException:
                 self._access.close()
                 raise
@@ -93,6 +95,30 @@ class PostgresStore:
     def close(self) -> None:
         self._workers.end_all()
         self._access.close()
+
+    def ground(self) -> PostgresGround:
+        """Return this store as one end of a move."""
+        return PostgresGround(
+            self._access,
+            create=self._create,
+            workers=self._workers.all,
+            rescue=self._workers.rescue,
+            close=self.close,
+        )
+
+    def migrated(self) -> tuple[int, int]:
+        """Bring the schema up to date, asked for or not; return its version before, and now."""
+        self._access.open()
+        found = postgres_schema.version(self._access)
+        postgres_schema.migrate(self._access, create=True, migrate=True)
+        return found, postgres_schema.SCHEMA_VERSION
+
+    def migration(self) -> str:
+        """Return the SQL that would do it, "" if there is nothing to do. Changes nothing."""
+        self._access.open()
+        found = postgres_schema.version(self._access)
+        is_done = found == postgres_schema.SCHEMA_VERSION
+        return "" if is_done else postgres_schema.script(self._access.schema_name, found)
 
     def _let_go(self) -> None:
         self._workers.let_go()

@@ -142,6 +142,7 @@ class Access:
         with self.translating():
             db = Connection.connect(**self._parameters, **self._settings(purpose))
             db.schema = self.schema
+            db.patience_s = self.busy_s + _SILENCE_S  # for a lock, and for a server that is there
             try:
                 self._prepare(db, for_handler=for_handler)
             except BaseException:
@@ -149,6 +150,11 @@ class Access:
                 raise
         self._all.add(db)
         return db
+
+    def break_off(self) -> None:
+        """Have all who wait for an answer get an error instead."""
+        for db in list(self._all):
+            db.break_off()
 
     def disconnect(self, db: Connection) -> None:
         """Close a connection from `connect`."""

@@ -13,6 +13,7 @@ import functools
 import os
 import re
 import select
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     schema = ""
     timeline = ""  # of the server's history: another after a failover
+    patience_s = 30.0  # `send` and `commit_sent` wait so long for an answer; the others as long as TCP does
     _poll: "select.poll | None" = None
 
     def run(self, sql: str, values: Values | None = None) -> Cursor:
@@ -106,6 +108,11 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.autocommit = True
         self.row_factory = tuple_row
         self.cursor_factory = psycopg.Cursor
+
+    def break_off(self) -> None:
+        """Have the thread that waits for an answer get an error instead. From any thread."""
+        with contextlib.suppress(OSError, Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
 
     def drop_socket(self) -> None:
         """Replace the socket by nothing, in this process alone, without a word to the server."""
@@ -197,12 +204,15 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def _result(self) -> PGresult | None:
         while self.pgconn.flush():  # the kernel's buffer is full: perhaps the server must be read from first
-            self._poll_for(select.POLLIN | select.POLLOUT).poll()
-            self.pgconn.consume_input()
+            self._wait_for(select.POLLIN | select.POLLOUT)
         while self.pgconn.is_busy():
-            self._poll_for(select.POLLIN).poll()
-            self.pgconn.consume_input()
+            self._wait_for(select.POLLIN)
         return self.pgconn.get_result()
+
+    def _wait_for(self, events: int) -> None:
+        if not self._poll_for(events).poll(1000 * self.patience_s):
+            raise errors.OperationalError(f"the server has not answered for {self.patience_s:.0f} s")
+        self.pgconn.consume_input()
 
     def _poll_for(self, events: int) -> select.poll:
         if self._poll is None:

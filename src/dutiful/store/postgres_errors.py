@@ -1,6 +1,7 @@
 """What a PostgreSQL server's errors mean to us, by their codes (PostgreSQL, appendix A)."""
 
-from dutiful.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreUnavailable
+from dutiful.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreMoved, StoreUnavailable
+from dutiful.store import moving
 from dutiful.store.postgres_driver import Error, is_about_the_connection, is_bad_value
 
 _BUSY = {"55P03", "40P01", "40001", "57014"}  # lock or statement timeout, deadlock, serialization
@@ -17,6 +18,8 @@ def translated(error: Error, label: str, waited_s: float) -> Exception:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if code in _BUSY:
         return StoreBusy(label, waited_s)
+    if code == moving.SQLSTATE:
+        return moving.read(label, text) or StoreMoved(label, text)
     if is_bad_value(error):
         return ValueError(text)  # a caller's value; no fault of the store's
     if code in _FULL:

@@ -18,6 +18,8 @@ from dutiful.store import drafting, postgres_step
 from dutiful.store.contract import Draft, Outcome, Take, Work
 from dutiful.store.postgres_access import Access, Connection, Cursor
 
+Pair = tuple[JobId, int]
+
 _IDS_AT_ONCE_MAX = 16_384
 
 
@@ -131,17 +133,15 @@ class Exchange:
                 elif unfinished is None:
                     storing.do(work.drafts)
                 transaction = db.run(postgres_step.TRANSACTION)
-            outcome.late = [
-                pair for pairs, rows in ended for pair in postgres_step.late(pairs, rows.fetchall())
-            ]
+            outcome.late = [pair for pairs, answers in ended for pair in _late(pairs, answers)]
             if claiming is not None:
                 claiming.choose()
             xid, now = _row(transaction)
 
         def commit() -> None:
             with db.pipeline():
-                if wish is not None:
-                    postgres_step.claim(db, outcome.claims, wish.owner)
+                if claiming is not None:
+                    claiming.take()
                 if not storing.is_done:
                     storing.do(self._fitting(work, outcome, unfinished))
                 drafting.before_commit(work)
@@ -159,15 +159,15 @@ class Exchange:
         freed = postgres_step.freed(work.acks, work.completed, outcome.late)
         return drafting.fitting(work, work.buffer - count + freed)
 
-    def _end_attempts(self, db: Connection, work: Work) -> list[tuple[Sequence[tuple[JobId, int]], Cursor]]:
+    def _end_attempts(self, db: Connection, work: Work) -> list[tuple[Sequence[Pair], list[Cursor]]]:
         """Write what attempts came to; return those that were meant, and the rows that it applied to."""
-        ended: list[tuple[Sequence[tuple[JobId, int]], Cursor]] = []
+        ended: list[tuple[Sequence[Pair], list[Cursor]]] = []
         if work.acks:
             pairs = [(ack.id, ack.attempt) for ack in work.acks]
             ended.append((pairs, postgres_step.ack(db, work.acks, worker=self._worker)))
         if work.completed:
             rows = postgres_step.complete(db, work.completed, keep=work.keep_completed)
-            ended.append((work.completed, rows))
+            ended.append((work.completed, [rows]))
             if not work.keep_completed:
                 postgres_step.forget_errors(db, work.completed)
         return ended
@@ -227,6 +227,7 @@ class _Claiming:
         self._suspects = wish.suspects
         self._limit = wish.limit
         self._answers: list[tuple[Cursor | None, Cursor]] = []
+        self._locked: list[Claim] = []
 
     def ask(self) -> None:
         """Lock what is due: of each queue as much as all together may be."""
@@ -248,6 +249,7 @@ class _Claiming:
             known = chosen if wish.known is None else [claim for claim in chosen if claim.task in wish.known]
             unknown = {claim.task for claim in chosen} - {claim.task for claim in known}
             outcome.claims += known
+            self._locked = known
             outcome.unknown |= unknown
             outcome.drained = is_all
             self._skip |= unknown
@@ -259,7 +261,13 @@ class _Claiming:
             if is_all or self._limit <= 0:
                 return
             with self._db.pipeline():
+                self.take()  # first: our own locks would not keep us from finding them again
                 self.ask()
+
+    def take(self) -> None:
+        """Claim what was chosen last."""
+        postgres_step.claim(self._db, self._locked, self._wish.owner)
+        self._locked = []
 
     def _chosen(self) -> tuple[list[Claim], bool]:
         """Return the most urgent of what was found, suspects first, and whether that is all there are."""
@@ -286,6 +294,10 @@ class _Claiming:
 
 def _urgency(claim: Claim) -> tuple[int, int, int]:
     return (-claim.priority, claim.due_at, claim.id)
+
+
+def _late(pairs: Sequence[Pair], answers: Sequence[Cursor]) -> list[Pair]:
+    return postgres_step.late(pairs, [row for answer in answers for row in answer.fetchall()])
 
 
 def _row(cursor: Cursor) -> tuple[Any, ...]:

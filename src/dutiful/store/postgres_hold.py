@@ -16,7 +16,6 @@ import contextlib
 import os
 import random
 import select
-import socket
 import threading
 import time
 
@@ -35,6 +34,7 @@ ORPHANS_EVERY_S = 30.0
 LOCK_WAIT_S = 5.0  # for a rescue to end, or the server to let go of our lost connection
 LOCK_LOOK_S = 0.02
 BACKOFF_S, BACKOFF_MAX_S = 0.05, 3.0
+BREAK_OFF_LEASES = 1.5
 END_S = 1.5  # a thread that is connecting cannot be interrupted; it ends by itself
 # The server must not let go of a silent worker's lock before that has stopped what it runs (LEASE_S).
 _PATIENCE = (
@@ -95,8 +95,9 @@ class Hold:
     def pulse(self) -> Pulse:
         """Return how the worker stands; asks nobody."""
         silent_s = time.monotonic() - self._contact_at
-        if silent_s > 1.5 * postgres_pulse.LEASE_S:
-            self._break_off()
+        if silent_s > BREAK_OFF_LEASES * postgres_pulse.LEASE_S:
+            # The network swallows what is sent, or the server is frozen: nobody is to wait for it for ever.
+            self._access.break_off()
         return Pulse(
             dead=self._has_dead,
             cancelled=self._has_cancelled,
@@ -109,16 +110,21 @@ class Hold:
 
     def renew(self, db: Connection) -> None:
         """Register again: somebody has removed the row."""
-        self.who.incarnation += 1
-        self.here_since = postgres_worker_rows.register(db, self.who)
+        self._register(db, self.who.incarnation + 1)
+
+    def _register(self, db: Connection, incarnation: int) -> None:
+        who = msgspec.structs.replace(self.who, incarnation=incarnation)
+        self.here_since = postgres_worker_rows.register(db, who)
+        self.who.incarnation = incarnation  # last: who sees it asks what is left to it
 
     def end(self) -> None:
         """Let go of the lock."""
         os.write(self._outlet, b"1")  # first: the thread closes the pipe at its end
         self._ending.set()
         self._thread.join(END_S)
-        if self._thread.is_alive():  # a question is without an answer
-            self._break_off()
+        db = self._db
+        if self._thread.is_alive() and db is not None:  # a question is without an answer
+            db.break_off()
             self._thread.join(END_S)
 
     def let_go(self) -> None:
@@ -128,14 +134,6 @@ class Hold:
     def _close_pipe(self) -> None:
         os.close(self._inlet)
         os.close(self._outlet)
-
-    def _break_off(self) -> None:
-        """Have a thread that waits for an answer get an error instead."""
-        db = self._db
-        if db is None:
-            return
-        with contextlib.suppress(OSError, Error), socket.socket(fileno=os.dup(db.fileno())) as copy:
-            copy.shutdown(socket.SHUT_RDWR)
 
     # --- the thread -------------------------------------------------------------------------------------
 
@@ -150,8 +148,15 @@ class Hold:
             else:
                 break
             self._come_back()
+        self._give_up_lock()
         self._drop()
         self._close_pipe()
+
+    def _give_up_lock(self) -> None:
+        """Let others see at once that it is gone: a server takes a moment to notice a closed connection."""
+        if self._db is not None and self.who.has_lock:
+            with contextlib.suppress(Error):  # then it notices
+                postgres_worker_rows.unlock(self._db, self.who.owner)
 
     def _serve(self) -> None:
         """Listen, and ask the pulse, until the end or until the connection is lost."""
@@ -201,13 +206,13 @@ class Hold:
             self._contact_at = began_at
         # Not in step with others: all of them asking at once would make a crowd.
         self._pulse_at = began_at + postgres_pulse.PULSE_S * random.uniform(0.9, 1.0)  # noqa: S311
-        self._take(heard, began_at)
+        self._take(heard)
         if began_at >= self._orphans_at:
             orphans = postgres_worker_rows.orphan_owners(db)
             self._watch.judge_orphans(orphans)
             self._orphans_at = began_at + (postgres_pulse.ORPHAN_S if orphans else ORPHANS_EVERY_S)
 
-    def _take(self, heard: Heard, at: float) -> None:
+    def _take(self, heard: Heard) -> None:
         dead, is_close = self._watch.judge(heard.missing)
         has_dead = bool(dead) or is_close or self._watch.has_orphans
         if (has_dead and not self._has_dead) or (heard.has_cancelled and not self._has_cancelled):
@@ -216,7 +221,7 @@ class Hold:
         self._has_dead, self._has_cancelled = has_dead, heard.has_cancelled
         # What falls due before the next pulse is told of when it does.
         if heard.due_s is not None and heard.due_s < postgres_pulse.PULSE_S:
-            self._due_at = at + heard.due_s
+            self._due_at = time.monotonic() + heard.due_s
 
     # --- connecting --------------------------------------------------------------------------------------
 
@@ -230,12 +235,10 @@ class Hold:
                 self._take_lock(db)
                 db.add_notify_handler(lambda notification: self._hear(notification.payload))
                 db.run(f'LISTEN "{self._ringer.channel}"')
-            who = msgspec.structs.replace(self.who, incarnation=incarnation)
-            self.here_since = postgres_worker_rows.register(db, who)
+            self._register(db, incarnation)
         except BaseException:
             self._access.disconnect(db)
             raise
-        self.who.incarnation = incarnation
         self._db, self._backend = db, db.info.backend_pid
         self._contact_at = began_at
         self._pulse_at = self._beat_at = 0.0

@@ -7,7 +7,7 @@ from dutiful.config import Keep
 from dutiful.job import AttemptError, Claim, JobId, Record, State
 from dutiful.store.contract import Counts, Query
 from dutiful.store.postgres_access import Connection
-from dutiful.store.postgres_step import LEVELS, NOW, numbers
+from dutiful.store.postgres_step import LEVELS, NOW, OWNED, numbers
 
 _ID_MAX = 2**63 - 1
 
@@ -94,7 +94,8 @@ _NEXT_DUE = f"""
 {LEVELS}
 SELECT min(due_at) - {NOW} FROM level CROSS JOIN LATERAL (
        SELECT due_at FROM dutiful.job
-        WHERE queue = %(queue)s AND state = 'pending' AND crashes {{crashes}} 0 AND priority = level.p {{skip}}
+        WHERE queue = %(queue)s AND state = 'pending' AND crashes {{crashes}} 0
+          AND priority = level.p {{skip}}
         ORDER BY due_at, id LIMIT 1) AS soonest
 """
 _SKIP = "AND task <> ALL (%(skip)s)"
@@ -170,8 +171,7 @@ def prune_before(db: Connection, keep: Keep) -> tuple[int, JobId] | None:
 def begin_of_attempt(db: Connection, claim: Claim) -> str | None:
     """Return the number of this transaction if the attempt owns its job; else None."""
     row = db.run(
-        "SELECT pg_current_xact_id()::text FROM dutiful.job"
-        " WHERE id = %s AND attempt = %s AND state = 'running'",
+        f"SELECT pg_current_xact_id()::text FROM dutiful.job WHERE id = %s AND attempt = %s AND {OWNED}",
         (claim.id, claim.attempt),
     ).fetchone()
     return None if row is None else str(row[0])

@@ -23,7 +23,7 @@ from dutiful.job import JobId
 from dutiful.store import clock
 from dutiful.store.liveness import Folder, Life, running_of_dead
 
-FORGET_S = 86_400.0  # unlocked files of workers that nobody here rescued; another database's may still be
+FORGET_S = 3600.0  # an unlocked file is of no use any more when nobody has rescued its worker for so long
 
 
 class Local(Struct, frozen=True):

@@ -22,56 +22,64 @@ TRANSACTION = f"SELECT pg_current_xact_id()::text, {NOW}"
 
 # --- acks -----------------------------------------------------------------------------
 
-# By primary key; an attempt that no longer owns its job is not among the rows that come back.
-_ENDED = (
-    "FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[]) AS a (id, attempt)"
-    " WHERE job.id = a.id AND job.attempt = a.attempt AND job.state = 'running'"
-)
+# A join with the acks would be natural, and a trap: while the table is small the planner reads all of it
+# instead of looking up each id, and a plan that was made then is kept when a million jobs have come in.
+# `id = ANY` leaves it the primary key alone. Where among the ids a row's own one is, a binary search tells:
+# they are sorted. And `= 'running'` would offer it the index job_running, to read all of that.
+OWNED = "state IN ('running', '-')"
+_AT = "width_bucket(id, %(ids)s::bigint[])"
+# An attempt that no longer owns its job is not among the rows that come back.
+_ENDED = f"WHERE id = ANY (%(ids)s::bigint[]) AND attempt = (%(attempts)s::integer[])[{_AT}] AND {OWNED}"
+_PAIRS = "RETURNING id, attempt"
 COMPLETE = {
-    True: (
-        "UPDATE dutiful.job"
-        f" SET state = 'completed', owner = NULL, cancel_at = NULL, finished_at = {NOW} {_ENDED}"
-    ),
-    False: f"DELETE FROM dutiful.job {_ENDED.replace('FROM', 'USING', 1)}",
+    True: f"""
+        UPDATE dutiful.job
+           SET state = 'completed', owner = NULL, cancel_at = NULL, finished_at = {NOW} {_ENDED}
+    """,
+    False: f"DELETE FROM dutiful.job {_ENDED}",
 }
-_PAIRS = "RETURNING job.id, job.attempt"
 # Earlier attempts may have left errors, which go with the job.
 _FORGET_ERRORS = (
     "DELETE FROM dutiful.error WHERE job_id = ANY (%s::bigint[])"
-    " AND NOT EXISTS (SELECT FROM dutiful.job WHERE job.id = error.job_id)"
+    " AND (SELECT id FROM dutiful.job WHERE id = job_id) IS NULL"
 )
 
-# A job that was asked to stop is not tried again, however its attempt ended. An ack without a delay keeps
-# the job's place in line.
-_GIVEN_UP = "(a.state = 'pending' AND job.cancel_at IS NOT NULL)"
+# A job that was asked to stop is not tried again, however its attempt ended. An ack without a delay (-1)
+# keeps the job's place in line.
 ACK = f"""
 UPDATE dutiful.job
-   SET state = CASE WHEN {_GIVEN_UP} THEN 'cancelled' ELSE a.state END,
-       owner = NULL, cancel_at = NULL, failures = a.failures, crashes = a.crashes,
-       due_at = coalesce({NOW} + a.delay_ms, due_at),
-       due_fixed = due_fixed AND a.delay_ms IS NULL,
-       finished_at = CASE WHEN a.state = 'pending' AND NOT {_GIVEN_UP} THEN NULL ELSE {NOW} END,
-       result = a.result
-  FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(states)b::text[], %(failures)s::integer[],
-              %(crashes)s::integer[], %(delays_ms)s::bigint[], %(results)b::text[])
-       AS a (id, attempt, state, failures, crashes, delay_ms, result)
- WHERE job.id = a.id AND job.attempt = a.attempt AND job.state = 'running'
+   SET owner = NULL, cancel_at = NULL,
+       (state, failures, crashes, due_at, due_fixed, finished_at, result) = (
+       SELECT CASE WHEN new.is_given_up THEN 'cancelled' ELSE new.state END,
+              (%(failures)s::integer[])[new.at], (%(crashes)s::integer[])[new.at],
+              CASE WHEN new.delay_ms < 0 THEN due_at ELSE {NOW} + new.delay_ms END,
+              due_fixed AND new.delay_ms < 0,
+              CASE WHEN new.state <> 'pending' OR new.is_given_up THEN {NOW} END,
+              (%(results)b::text[])[new.at]
+         FROM (SELECT found.at, named.state, named.state = 'pending' AND cancel_at IS NOT NULL AS is_given_up,
+                      (%(delays_ms)s::bigint[])[found.at] AS delay_ms
+                 FROM (SELECT {_AT} AS at) AS found,
+                      LATERAL (SELECT (%(states)b::text[])[found.at] AS state) AS named
+               OFFSET 0) AS new)
+ {_ENDED}
 """
 # Of those attempts alone that the ack applied to.
 _ACK_WITH_ERRORS = f"""
 WITH acked AS ({ACK} {_PAIRS}),
 noted AS (
     INSERT INTO dutiful.error (job_id, attempt, at, worker, type, message, traceback)
-    SELECT e.id, e.attempt, {NOW}, %(worker)s, e.type, e.message, e.traceback
-      FROM unnest(%(error_ids)s::bigint[], %(error_attempts)s::integer[], %(types)b::text[],
-                  %(messages)b::text[], %(tracebacks)b::text[]) AS e (id, attempt, type, message, traceback)
-      JOIN acked USING (id, attempt)
+    SELECT id, attempt, {NOW}, %(worker)s,
+           (%(types)b::text[])[at], (%(messages)b::text[])[at], (%(tracebacks)b::text[])[at]
+      FROM (SELECT id, attempt, {_AT} AS at FROM acked OFFSET 0) AS failed
+     WHERE (%(types)b::text[])[at] IS NOT NULL
         ON CONFLICT (job_id, attempt) DO UPDATE
        SET at = excluded.at, worker = excluded.worker, type = excluded.type,
            message = excluded.message, traceback = excluded.traceback
 )
 SELECT id, attempt FROM acked
 """
+# To find an element of an array of texts, those before it are walked over: so not too many at once.
+_ACKS_AT_ONCE = 500
 
 
 def complete(db: Connection, pairs: Sequence[tuple[JobId, int]], *, keep: bool) -> Cursor:
@@ -88,28 +96,32 @@ def forget_errors(db: Connection, pairs: Sequence[tuple[JobId, int]]) -> None:
         db.run(_FORGET_ERRORS, (numbers(ids),))
 
 
-def ack(db: Connection, acks: Sequence[Ack], *, worker: str) -> Cursor:
+def ack(db: Connection, acks: Sequence[Ack], *, worker: str) -> list[Cursor]:
     """Write what attempts came to, and the errors of those that failed; the rows: those it applied to."""
     acks = sorted(acks, key=_fence)
+    return [
+        _ack(db, acks[start : start + _ACKS_AT_ONCE], worker=worker)
+        for start in range(0, len(acks), _ACKS_AT_ONCE)
+    ]
+
+
+def _ack(db: Connection, acks: Sequence[Ack], *, worker: str) -> Cursor:
     values: dict[str, object] = {
         "ids": numbers(a.id for a in acks),
         "attempts": numbers(a.attempt for a in acks),
         "states": [str(a.state) for a in acks],
         "failures": numbers(a.failures for a in acks),
         "crashes": numbers(a.crashes for a in acks),
-        "delays_ms": numbers(None if a.delay_s is None else round(a.delay_s * 1000) for a in acks),
+        "delays_ms": numbers(-1 if a.delay_s is None else round(a.delay_s * 1000) for a in acks),
         "results": [a.result for a in acks],
     }
-    failed = [(a.id, a.attempt, a.error) for a in acks if a.error is not None]
-    if not failed:
+    if all(a.error is None for a in acks):
         return db.run(f"{ACK} {_PAIRS}", values)
     values |= {
         "worker": worker,
-        "error_ids": numbers(row[0] for row in failed),
-        "error_attempts": numbers(row[1] for row in failed),
-        "types": [row[2].type for row in failed],
-        "messages": [row[2].message for row in failed],
-        "tracebacks": [row[2].traceback for row in failed],
+        "types": [None if a.error is None else a.error.type for a in acks],
+        "messages": [None if a.error is None else a.error.message for a in acks],
+        "tracebacks": [None if a.error is None else a.error.traceback for a in acks],
     }
     return db.run(_ACK_WITH_ERRORS, values)
 
@@ -335,6 +347,6 @@ def count_alone(db: Connection, schema_name: str) -> Cursor:
     return db.run(UNFINISHED)
 
 
-def numbers(values: Iterable[int | None]) -> str:
+def numbers(values: Iterable[int]) -> str:
     """Return an array of numbers, as PostgreSQL reads it."""
-    return f"{{{','.join(['NULL' if value is None else str(value) for value in values])}}}"
+    return f"{{{','.join(map(str, values))}}}"

@@ -5,21 +5,25 @@ from collections.abc import Collection, Sequence
 from dutiful.job import JobId
 from dutiful.store.contract import Edit
 from dutiful.store.postgres_access import Connection
-from dutiful.store.postgres_step import NOW, due, numbers
+from dutiful.store.postgres_step import NOW, OWNED, due, numbers
 
 # --- parking ------------------------------------------------------------------------------
 
 _PARK_LOOK = 10_000  # so many at the head of the line are looked at: what is behind them is in nobody's way
 _UNPARK_JOBS = 2000  # a few ms of locks
-# Locked as they are found: what another worker is taking right now is not parked.
-_PARK = f"""
-WITH first AS (SELECT id, task, due_at FROM ({due(lock=False)}) AS j),
+# Locked as they are found: what another worker is taking right now is not parked. (`= ANY (ARRAY (…))`, not
+# `IN (…)`, which the planner may turn into a join; see postgres_step.)
+PARK = f"""
+WITH first AS MATERIALIZED (SELECT id, task, due_at FROM ({due(lock=False)}) AS j),
 parked AS (
     UPDATE dutiful.job
-       SET parked_at = coalesce(job.parked_at, job.due_at), due_at = {NOW} + %(park_ms)s
-     WHERE id IN (SELECT job.id FROM first JOIN dutiful.job USING (id)
-                   WHERE first.task = ANY (%(tasks)s) AND first.due_at <= {NOW} - %(after_ms)s
-                     AND job.state = 'pending' FOR UPDATE OF job SKIP LOCKED)
+       SET parked_at = coalesce(parked_at, due_at), due_at = {NOW} + %(park_ms)s
+     WHERE id = ANY (ARRAY (
+               SELECT id FROM dutiful.job
+                WHERE id = ANY (ARRAY (SELECT id FROM first
+                                        WHERE task = ANY (%(tasks)s) AND due_at <= {NOW} - %(after_ms)s))
+                  AND state IN ('pending', '-')
+                  FOR UPDATE SKIP LOCKED))
     RETURNING task
 )
 SELECT task, count(*) FROM parked GROUP BY task
@@ -33,7 +37,7 @@ def park(
     counts: dict[str, int] = {}
     values = {"tasks": sorted(tasks), "after_ms": after_ms, "park_ms": park_ms, "limit": _PARK_LOOK}
     for queue in queues:
-        for task, count in db.run(_PARK, {"queue": queue, **values}).fetchall():
+        for task, count in db.run(PARK, {"queue": queue, **values}).fetchall():
             counts[task] = counts.get(task, 0) + count
     return counts
 
@@ -45,9 +49,9 @@ def unpark(db: Connection, tasks: Sequence[str]) -> int:
     By index job_parked.
     """
     return db.run(
-        "UPDATE dutiful.job SET due_at = parked_at, parked_at = NULL WHERE id IN"
-        " (SELECT id FROM dutiful.job WHERE parked_at IS NOT NULL AND state = 'pending'"
-        "   AND task = ANY (%s) LIMIT %s FOR UPDATE SKIP LOCKED)",
+        "UPDATE dutiful.job SET due_at = parked_at, parked_at = NULL WHERE id = ANY (ARRAY ("
+        " SELECT id FROM dutiful.job WHERE parked_at IS NOT NULL AND state IN ('pending', '-')"
+        "    AND task = ANY (%s) LIMIT %s FOR UPDATE SKIP LOCKED))",
         (list(tasks), _UNPARK_JOBS),
     ).rowcount
 
@@ -82,7 +86,7 @@ def edit(db: Connection, ids: Sequence[JobId], what: Edit) -> list[JobId]:
     if what == "delete":
         db.run(_FORGET_ERRORS, (numbers(done),))
     if what == "cancel":
-        ask = f"UPDATE dutiful.job SET cancel_at = {NOW} WHERE id = ANY (%s::bigint[]) AND state = 'running'"
+        ask = f"UPDATE dutiful.job SET cancel_at = {NOW} WHERE id = ANY (%s::bigint[]) AND {OWNED}"
         done += _do(db, ask, ids)
     return done
 
@@ -95,12 +99,14 @@ def _do(db: Connection, sql: str, ids: Sequence[JobId]) -> list[JobId]:
 
 _PRUNE = """
 WITH gone AS (
-    DELETE FROM dutiful.job WHERE id IN (
+    DELETE FROM dutiful.job WHERE id = ANY (ARRAY (
         SELECT id FROM dutiful.job
          WHERE state IN ('completed', 'cancelled') AND (finished_at, id) <= (%s::bigint, %s::bigint)
-         ORDER BY finished_at, id LIMIT %s FOR UPDATE SKIP LOCKED)
+         ORDER BY finished_at, id LIMIT %s FOR UPDATE SKIP LOCKED))
     RETURNING id
-), forgotten AS (DELETE FROM dutiful.error WHERE job_id IN (SELECT id FROM gone))
+), forgotten AS (
+    DELETE FROM dutiful.error WHERE job_id = ANY (ARRAY (SELECT id FROM gone))
+)
 SELECT count(*) FROM gone
 """
 

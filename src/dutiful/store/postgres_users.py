@@ -1,11 +1,12 @@
 """What a PostgreSQL store does in its user's own transaction (see borrowed/connection.py)."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from dutiful.errors import ConfigError, StoreError
-from dutiful.job import JobId
+from dutiful.errors import ConfigError, LeaseLost, StoreError
+from dutiful.job import Claim, JobId
 from dutiful.store.borrowed.connection import Borrowed, Statement, Steps
 from dutiful.store.contract import Draft
 from dutiful.store.postgres_access import Access
@@ -26,6 +27,12 @@ SELECT %s::bigint + at - 1, 'pending', %s::text, %s::text, %s::integer,
        coalesce(%s::bigint, now + %s::bigint), %s::boolean, now, payload
   FROM (SELECT {now} AS now) AS clock, unnest(%s::text[]) WITH ORDINALITY AS new (payload, at)
 """
+_OWNS = "SELECT 1 FROM {schema}job WHERE id = %s::bigint AND attempt = %s::integer AND state = 'running'"
+_COMPLETE = """
+UPDATE {schema}job SET state = 'completed', owner = NULL, cancel_at = NULL, finished_at = {now}
+ WHERE id = %s::bigint AND attempt = %s::integer AND state = 'running'
+RETURNING id
+"""
 _NOTIFY = "SELECT pg_notify(%s::text, %s::text)"
 # PostgreSQL takes one lock for all that notify, from then until their commit is on disk. So not with each of
 # a burst: whoever is left out is seen at the next of these, or by the workers' pulse.
@@ -39,6 +46,8 @@ class Users:
         self._access = access
         self._insert = _INSERT.format(schema=access.schema, now=NOW)
         self._place = _PLACE.format(job=f"'{access.schema}job'")
+        self._owns = _OWNS.format(schema=access.schema)
+        self._complete = _COMPLETE.format(schema=access.schema, now=NOW)
         self._here: tuple[Any, ...] | None = None
         self._notified_at = float("-inf")
 
@@ -46,7 +55,7 @@ class Users:
         self, borrowed: Borrowed, firsts: Sequence[JobId], drafts: Sequence[Draft]
     ) -> Steps[list[range]]:
         """Store new jobs with the ids from `firsts`, which are given for good; return the ids."""
-        yield from self._checked(borrowed)
+        yield from self.checked(borrowed)
         stored: list[range] = []
         try:
             for first, draft in zip(firsts, drafts, strict=True):
@@ -58,11 +67,44 @@ class Users:
         except ConfigError:
             raise
         except Exception as error:
-            raise StoreError(
-                self._access.label,
-                f"{error}; nothing was stored. PostgreSQL takes no more in this transaction: roll it back.",
-            ) from error
+            raise self._refused(error) from error
         return stored
+
+    def completion(self, claim: Claim) -> "Completion":
+        """Return how to complete a job in its handler's own transaction."""
+        return Completion(self, claim)
+
+    def owning(self, claim: Claim) -> Steps[None]:
+        """
+        Raises:
+            LeaseLost: Another attempt owns the job.
+        """
+        yield from self._one(self._owns, claim)
+
+    def completing(self, claim: Claim) -> Steps[None]:
+        """
+        Complete a job.
+
+        Raises:
+            LeaseLost: Another attempt owns it.
+        """
+        yield from self._one(self._complete, claim)
+
+    def _one(self, sql: str, claim: Claim) -> Steps[None]:
+        try:
+            rows = yield sql, (claim.id, claim.attempt)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise self._refused(error) from error
+        if not rows:
+            raise LeaseLost(claim.id)
+
+    def _refused(self, error: Exception) -> StoreError:
+        return StoreError(
+            self._access.label,
+            f"{error}; nothing was stored. PostgreSQL takes no more in this transaction: roll it back.",
+        )
 
     def _inserting(self, first: JobId, draft: Draft) -> Statement:
         delay_ms = round((draft.delay_s or 0) * 1000)
@@ -77,7 +119,11 @@ class Users:
         self._notified_at = now
         return True
 
-    def _checked(self, borrowed: Borrowed) -> Steps[None]:
+    def checked(self, borrowed: Borrowed) -> Steps[None]:
+        """
+        Raises:
+            ConfigError: It leads elsewhere, or is in no transaction.
+        """
         borrowed.check("postgresql", self._access.label)
         try:
             ((*place, has_tables),) = yield self._place, ()
@@ -85,17 +131,44 @@ class Users:
             raise
         except Exception as error:
             raise borrowed.unusable(error) from error
-        if tuple(place) == self._here or tuple(place) == self._ask():
-            if has_tables:
-                return
-        raise ConfigError(
-            f"transaction= ({borrowed.name}) is not a connection to {self._access.label}, where this worker "
-            "keeps its jobs; nothing was stored. Connect it to the same server and database."
-        )
+        if not has_tables or (tuple(place) != self._here and tuple(place) != self._ask()):
+            raise ConfigError(
+                f"transaction= ({borrowed.name}) is not a connection to {self._access.label}, where this "
+                "worker keeps its jobs; nothing was stored. Connect it to the same server and database."
+            )
 
     def _ask(self) -> tuple[Any, ...]:
         """Return where we are; the server may have been restarted since the last time."""
         with self._access.looking() as db:
-            (place,) = db.execute(self._place).fetchall()
-        self._here = tuple(place[:2])
+            self._here = db.one(self._place)[:2]
         return self._here
+
+
+class Completion:
+    """Completes a job in its handler's own transaction (see borrowed/completing.py)."""
+
+    def __init__(self, users: Users, claim: Claim) -> None:
+        self._users = users
+        self._claim = claim
+
+    def acquire(self) -> Callable[[], None]:
+        """Wait for nobody: here writers do not take turns."""
+        return _nothing
+
+    def inside(self) -> AbstractContextManager[None]:
+        """Forbid nothing: another write does not wait for this one."""
+        return nullcontext()
+
+    def first(self, borrowed: Borrowed) -> Steps[None]:
+        yield from self._users.checked(borrowed)
+        # Not locked, so that the job can be cancelled or rescued meanwhile: the fence is at the end.
+        yield from self._users.owning(self._claim)
+
+    def last(self, borrowed: Borrowed) -> Steps[None]:
+        if not borrowed.is_open():
+            raise borrowed.ended()
+        yield from self._users.completing(self._claim)
+
+
+def _nothing() -> None:
+    pass

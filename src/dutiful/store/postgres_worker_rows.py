@@ -150,6 +150,11 @@ def try_lock(db: Connection, owner: Owner, *, former: int) -> bool:
     return False
 
 
+def unlock(db: Connection, owner: Owner) -> None:
+    """Let go of a worker's lock."""
+    db.run("SELECT pg_advisory_unlock(%s)", (owner,))
+
+
 def try_lock_here(db: Connection, owner: Owner) -> bool:
     """Take a worker's lock until this transaction ends: meanwhile it cannot come back to life."""
     return bool(db.one("SELECT pg_try_advisory_xact_lock(%s)", (owner,))[0])
@@ -191,7 +196,10 @@ def all_workers(db: Connection) -> list[WorkerInfo]:
         "SELECT id, name, host, pid, token, started_at, seen_at, queues, concurrency"
         "  FROM dutiful.worker ORDER BY id"
     )
-    return [WorkerInfo(*row[:7], tuple(row[7]), row[8]) for row in db.run(sql).fetchall()]
+    return [
+        WorkerInfo(owner, name, host, pid, token, started_at, seen_at, tuple(queues), concurrency)
+        for owner, name, host, pid, token, started_at, seen_at, queues, concurrency in db.run(sql).fetchall()
+    ]
 
 
 def remove_dead(db: Connection, dead: Missing) -> bool:

@@ -13,20 +13,22 @@ The SQLite store: one file, or memory.
 import sqlite3
 from collections.abc import Callable, Collection, Container, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dutiful.config import Keep
 from dutiful.crashpoint import crashpoint
 from dutiful.errors import ConfigError, LeaseLost
 from dutiful.job import Ack, Claim, JobId, Record
-from dutiful.store import clock, sqlite_look, sqlite_step, sqlite_upkeep, sqlite_users
-from dutiful.store.borrowed.borrow import borrow
-from dutiful.store.borrowed.completing import Completion
-from dutiful.store.borrowed.connection import Borrowed, Steps
+from dutiful.store import clock, sqlite_file, sqlite_look, sqlite_step, sqlite_upkeep
 from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, Pulse, Query, Work, WorkerInfo
 from dutiful.store.sqlite_access import MEMORY, Access
 from dutiful.store.sqlite_exchange import Exchange
+from dutiful.store.sqlite_moving import SqliteGround, check_not_moved
 from dutiful.store.sqlite_workers import Workers
+
+if TYPE_CHECKING:
+    from dutiful.store.borrowed.completing import Completion
+    from dutiful.store.borrowed.connection import Borrowed, Steps
 
 __all__ = ["MEMORY", "SqliteStore"]
 
@@ -66,11 +68,35 @@ class SqliteStore:
         return self._access.in_memory
 
     def open(self) -> None:
-        self._access.open()
+        if self._access.open():
+            try:
+                check_not_moved(self._access)
+            except BaseException:
+                self._access.close()
+                raise
 
     def close(self) -> None:
         self._workers.end_all()
         self._access.close()
+
+    def ground(self) -> SqliteGround:
+        """Return this store as one end of a move."""
+        return SqliteGround(self._access, workers=self._workers.all, rescue=self.rescue, close=self.close)
+
+    def migrated(self) -> tuple[int, int]:
+        """Bring the schema up to date; return its version before, and now."""
+        found = self._version()
+        self._access.open()
+        return found, sqlite_file.SCHEMA_VERSION
+
+    def migration(self) -> str:
+        """Return the SQL that would do it, "" if there is nothing to do. Changes nothing."""
+        found = self._version()
+        return sqlite_file.script(found) if found < sqlite_file.SCHEMA_VERSION else ""
+
+    def _version(self) -> int:
+        path = self._access.path
+        return sqlite_file.version_in(path) if not self.in_memory and path.exists() else 0
 
     def _let_go(self) -> None:
         self._workers.let_go()
@@ -81,12 +107,18 @@ class SqliteStore:
         self._exchange.do(work, outcome)
 
     def insert_in(self, transaction: Any, drafts: Sequence[Draft]) -> list[range]:
+        from dutiful.store.borrowed.borrow import borrow  # 3 ms, for those who use it
+
         return borrow(transaction).run(self.insertion(drafts))
 
-    def insertion(self, drafts: Sequence[Draft]) -> Callable[[Borrowed], Steps[list[range]]]:
+    def insertion(self, drafts: Sequence[Draft]) -> "Callable[[Borrowed], Steps[list[range]]]":
+        from dutiful.store import sqlite_users  # as above
+
         return lambda borrowed: sqlite_users.insertion(self._access, borrowed, drafts)
 
-    def completion(self, claim: Claim) -> Completion:
+    def completion(self, claim: Claim) -> "Completion":
+        from dutiful.store import sqlite_users  # as above
+
         return sqlite_users.Completion(self._access, claim)
 
     @contextmanager

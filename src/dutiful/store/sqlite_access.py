@@ -374,16 +374,16 @@ class Access:
             )
         self._identity.check()
         lock = self._new_file_lock()
-        try:
-            lock.acquire()
-        except BaseException:
-            lock.close()
-            raise
 
         def release() -> None:
             lock.release()
             lock.close()
 
+        try:
+            lock.acquire()
+        except BaseException:
+            release()
+            raise
         return release
 
     @contextlib.contextmanager

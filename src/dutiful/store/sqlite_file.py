@@ -23,6 +23,7 @@ from dutiful.errors import (
     StoreReplaced,
     StoreUnavailable,
 )
+from dutiful.store import moving
 
 SCHEMA_VERSION = 1
 SQLITE_MIN = (3, 35, 0)  # UPDATE … FROM and the upsert forms that the statements use
@@ -129,15 +130,19 @@ def check_there(path: Path) -> None:
     """
     if not path.exists():
         raise StoreUnavailable(str(path), "there is no such file; nothing was created.")
+    if not version_in(path):
+        raise StoreUnavailable(str(path), "it holds no jobs of dutiful; nothing was changed.")
+
+
+def version_in(path: Path) -> int:
+    """Return the schema version of a file, 0 if it has none of our tables. Changes nothing."""
     try:
         # Without a log there is no other process: then as immutable, which makes no files beside it.
         mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True)) as db:
-            found = _version(db, str(path))
+            return _version(db, str(path))
     except sqlite3.Error as error:
         raise translated(error, str(path), 0.0) from error
-    if not found:
-        raise StoreUnavailable(str(path), "it holds no jobs of dutiful; nothing was changed.")
 
 
 def _create_private(path: Path) -> None:
@@ -217,16 +222,26 @@ def migrate(db: sqlite3.Connection, label: str) -> None:
             for statement in statements(version):
                 db.execute(statement)
                 crashpoint("migrate.middle")
-            db.execute(
-                "INSERT INTO dutiful_meta (key, value) VALUES ('schema_version', ?), ('schema_min_code', ?)"
-                " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                (version, version),
-            )
+            db.execute(_NOTE.format(version=version))
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+_NOTE = """\
+INSERT INTO dutiful_meta (key, value) VALUES ('schema_version', {version}), ('schema_min_code', {version})
+    ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+"""
+
+
+def script(found: int) -> str:
+    """Return what leads from version `found` to ours, to be looked at and applied by hand."""
+    parts = ["BEGIN IMMEDIATE;\n"]
+    for version in range(found + 1, SCHEMA_VERSION + 1):
+        parts += [*statements(version), _NOTE.format(version=version)]
+    return "\n".join([*(part.lstrip("\n") for part in parts), "COMMIT;\n"])
 
 
 def statements(version: int) -> list[str]:
@@ -275,6 +290,8 @@ def translated(error: sqlite3.Error, label: str, waited_s: float) -> StoreError:
     primary = None if code is None else code & 0xFF
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreBusy(label, waited_s)
+    if code == sqlite3.SQLITE_CONSTRAINT_TRIGGER and (moved := moving.read(label, str(error))):
+        return moved
     if primary == sqlite3.SQLITE_FULL:
         return StoreFull(label, "the disk is full; nothing was stored. Make room; then it goes on by itself.")
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

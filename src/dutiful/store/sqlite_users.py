@@ -58,10 +58,7 @@ class Completion:
 
     def last(self, borrowed: Borrowed) -> Steps[None]:
         if not borrowed.is_open():
-            raise ConfigError(
-                f"the transaction of job {self._claim.id} was ended inside ctx.transaction(); leave that to the "
-                "block, so that the job's completion commits with your writes."
-            )
+            raise borrowed.ended()
         values = (clock.wall_ms(), self._claim.id, self._claim.attempt)
         yield from self._one(sqlite_step.COMPLETE_ONE, values)
 

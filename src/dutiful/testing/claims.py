@@ -162,6 +162,18 @@ class ClaimContract(Hooks):
         assert ids_of(take(store, owner, 2, known={TASK})) == known[:2]
         assert ids_of(take(store, owner, 2, known={TASK}, skip={"strange"})) == known[2:]
 
+    def test_known_and_unknown_jobs_may_stand_in_turn(self, store: Store) -> None:
+        """However often a step has to look further, it takes each known job once."""
+        owner = store.join("w", [QUEUE], 1)
+        line = put(store, *(draft(task=f"strange {n}" if n % 3 == 1 else TASK) for n in range(12)))
+        known = [job_id for n, job_id in enumerate(line) if n % 3 != 1]
+
+        outcome = step(store, take=wish(owner, 7, known={TASK}))
+
+        assert ids_of(outcome.claims) == known[:7]
+        assert outcome.unknown <= {f"strange {n}" for n in range(12)}
+        assert ids_of(take(store, owner, known={TASK})) == known[7:]
+
     def test_drained_is_about_what_is_known(self, store: Store) -> None:
         owner = store.join("w", [QUEUE], 1)
         put(store, draft("1", "2", task="strange"))

@@ -3,8 +3,8 @@ A process for the tests to kill: it sends in its own transactions, and handles i
 
 `own_transaction.py URL LIBRARY FIRST [--no-send]`: in a loop, begin, insert a number into
 `orders`, send it as a job, commit (or, every fifth time, roll back). The handler inserts the
-number into `done`, in `ctx.transaction()`. It prints "ready" after its first commit; with
-`--no-send` it handles what there is and stops at SIGTERM.
+number into `done`, in `ctx.transaction()`, or the odd ones in `ctx.transaction(own)`. It prints
+"ready" after its first commit; with `--no-send` it handles what there is and stops at SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,12 +17,24 @@ import sys
 import threading
 
 from dutiful import Context, Keep, Worker
-from tests.worker.lenders import ON_POSTGRES, ON_SQLITE
+from tests.worker.lenders import ON_POSTGRES, ON_SQLITE, Lender
+
+mine = threading.local()
 
 
 def done(number: int, ctx: Context) -> None:
-    with ctx.transaction() as db:
-        db.execute(f"INSERT INTO done VALUES ({number})")
+    sql = f"INSERT INTO done VALUES ({number})"
+    if number % 2:
+        if not hasattr(mine, "lender"):
+            mine.lender = lender_of(sys.argv[1], sys.argv[2])
+        mine.lender.write_in(ctx, sql)
+    else:
+        with ctx.transaction() as db:
+            db.execute(sql)
+
+
+def lender_of(url: str, library: str) -> Lender:
+    return (ON_POSTGRES if "://" in url else ON_SQLITE)[library](url)
 
 
 def main(url: str, library: str, first: int, *, sends: bool) -> None:
@@ -38,7 +50,7 @@ def main(url: str, library: str, first: int, *, sends: bool) -> None:
     )
     worker.start()
     if sends:
-        lender = (ON_POSTGRES if "://" in url else ON_SQLITE)[library](url)
+        lender = lender_of(url, library)
         for number in itertools.count(first):
             lender.begin()
             lender.execute(f"INSERT INTO orders VALUES ({number})")

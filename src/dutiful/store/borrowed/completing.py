@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from dutiful.crashpoint import crashpoint
 from dutiful.errors import ConfigError
+from dutiful.store.borrowed.aside import aside
 from dutiful.store.borrowed.borrow import borrow
 from dutiful.store.borrowed.connection import Asynchronous, Blocking, Borrowed, Steps
 
@@ -123,7 +124,7 @@ class OwnTransaction:
     @asynccontextmanager
     async def _ablock(self, borrowed: Asynchronous) -> AsyncGenerator[Any]:
         self._refuse(is_open=await borrowed.ais_open())
-        release = await _awaited(self._completion.acquire)
+        release = await aside(self._completion.acquire, _give_back)
         try:
             with self._completion.inside():
                 await borrowed.start()
@@ -144,23 +145,10 @@ class OwnTransaction:
     def _refuse(self, *, is_open: bool) -> None:
         if is_open:
             raise ConfigError(
-                f"ctx.transaction() was given {self._borrowed.name} with an open transaction, which is not its "
-                "to commit; nothing was written. End that first, or read inside the block."
+                f"ctx.transaction() was given {self._borrowed.name} with an open transaction, which it must "
+                "not commit; nothing was written. End that first, or read inside the block."
             )
 
 
-async def _awaited(acquire: Callable[[], Callable[[], None]]) -> Callable[[], None]:
-    """Acquire in a thread; what comes after the caller was cancelled is given back."""
-    import asyncio  # 20 ms, for those who use it
-
-    coming = asyncio.ensure_future(asyncio.to_thread(acquire))
-    try:
-        return await asyncio.shield(coming)
-    except asyncio.CancelledError:
-        coming.add_done_callback(_give_back)
-        raise
-
-
-def _give_back(came: Any) -> None:
-    if not came.cancelled() and came.exception() is None:
-        came.result()()
+def _give_back(release: Callable[[], None]) -> None:
+    release()

@@ -24,7 +24,6 @@ T = TypeVar("T")
 Statement = tuple[str, Sequence[Any]]
 Rows = list[tuple[Any, ...]]
 Steps = Generator[Statement, Rows, T]
-Kind = Literal["sqlite", "postgresql"]
 State = Literal[
     "open",  # a transaction is open
     "begins",  # the library begins one with the next statement
@@ -48,10 +47,9 @@ class Borrowed(ABC):
         self.given = given
         self.name = named(given)
 
-    @property
     @abstractmethod
-    def kind(self) -> Kind | str:
-        """Which database it leads to."""
+    def database(self) -> str:
+        """Return what kind of database it leads to: "sqlite", "postgresql", or one that we do not know."""
 
     @abstractmethod
     def state(self) -> State:
@@ -79,16 +77,17 @@ class Borrowed(ABC):
     async def arun(self, steps: Callable[["Borrowed"], Steps[T]]) -> T:
         """`run`, for coroutines. A blocking connection blocks, as it does for its owner."""
 
-    def check(self, kind: Kind, label: str) -> None:
+    def check(self, database: Literal["sqlite", "postgresql"], label: str) -> None:
         """
         Find out whether it can be written on.
 
         Raises:
-            ConfigError: It leads to another kind of database than `label`, or is in no transaction.
+            ConfigError: It leads to another kind of database than that of `label`, or is in no transaction.
         """
-        if self.kind != kind:
+        found = self.database()
+        if found != database:
             raise ConfigError(
-                f"transaction= is {self.name} to {self.kind}, and this worker keeps its jobs in {label}; "
+                f"transaction= is {self.name} to {found}, and this worker keeps its jobs in {label}; "
                 "nothing was stored. Give a connection to the same database."
             )
         state = self.state()
@@ -105,6 +104,13 @@ class Borrowed(ABC):
     def unusable(self, error: BaseException | str) -> ConfigError:
         """Return the error that says that the library does not let us write."""
         return ConfigError(f"transaction= ({self.name}) cannot be used: {error}; nothing was stored.")
+
+    def ended(self) -> ConfigError:
+        """Return the error that says that a handler has ended the block's transaction by hand."""
+        return ConfigError(
+            f"the transaction of {self.name} was ended inside ctx.transaction(); leave that to the block, so "
+            "that the job's completion commits with your writes."
+        )
 
 
 class Blocking(Borrowed):
@@ -158,7 +164,7 @@ class Blocking(Borrowed):
 class Asynchronous(Borrowed):
     """One whose calls are awaited."""
 
-    def run(self, steps: Callable[[Borrowed], Steps[T]]) -> T:
+    def run(self, steps: Callable[[Borrowed], Steps[T]]) -> T:  # noqa: ARG002  # it cannot
         raise ConfigError(
             f"transaction= is {self.name}, which is asynchronous; nothing was stored. Use asend() or "
             "asend_many(): await worker.asend(…, transaction=…)."
@@ -209,7 +215,7 @@ class AsyncDriver(Asynchronous):
             return value
 
 
-def named(given: Any) -> str:
+def named(given: object) -> str:
     """Return what to call a user's object in a message: "a psycopg Connection"."""
     kind = type(given)
     library = kind.__module__.partition(".")[0]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from dutiful.store.borrowed.connection import AsyncDriver, Blocking, Borrowed, Kind, Rows, State
+from dutiful.store.borrowed.connection import AsyncDriver, Blocking, Borrowed, Rows, State
 
 
 class Undone(Exception):
@@ -29,7 +29,9 @@ class Sqlite3(Blocking):
     """A sqlite3.Connection."""
 
     begin = "Execute BEGIN first."
-    kind: Kind = "sqlite"
+
+    def database(self) -> str:
+        return "sqlite"
 
     def state(self) -> State:
         try:
@@ -60,7 +62,9 @@ class Aiosqlite(AsyncDriver):
     """An aiosqlite.Connection."""
 
     begin = "Execute BEGIN first."
-    kind: Kind = "sqlite"
+
+    def database(self) -> str:
+        return "sqlite"
 
     def state(self) -> State:
         try:
@@ -101,7 +105,9 @@ class Psycopg(Blocking):
     """A psycopg.Connection."""
 
     begin = "Write it inside `with connection.transaction():`, or open it without autocommit."
-    kind: Kind = "postgresql"
+
+    def database(self) -> str:
+        return "postgresql"
 
     def state(self) -> State:
         return psycopg_state(self, self.given)
@@ -130,7 +136,9 @@ class AsyncPsycopg(AsyncDriver):
     """A psycopg.AsyncConnection."""
 
     begin = "Write it inside `async with connection.transaction():`, or open it without autocommit."
-    kind: Kind = "postgresql"
+
+    def database(self) -> str:
+        return "postgresql"
 
     def state(self) -> State:
         return psycopg_state(self, self.given)
@@ -158,10 +166,16 @@ class Asyncpg(AsyncDriver):
     """An asyncpg.Connection, from a pool or not."""
 
     begin = "Write it inside `async with connection.transaction():`."
-    kind: Kind = "postgresql"
+
+    def database(self) -> str:
+        return "postgresql"
 
     def state(self) -> State:
-        if self.given.is_closed():
+        try:
+            is_closed = self.given.is_closed()
+        except self.errors() as error:  # it was given back to its pool
+            raise self.unusable(error) from error
+        if is_closed:
             raise self.unusable("it is closed")
         return "open" if self.given.is_in_transaction() else "none"
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from dutiful.errors import ConfigError
-from dutiful.store.borrowed.connection import Asynchronous, Blocking, Borrowed, Kind, Rows, State, Steps
+from dutiful.store.borrowed.connection import Asynchronous, Blocking, Borrowed, Rows, State, Steps
 from dutiful.store.borrowed.drivers import Undone, numbered, sqlite_state
 
 T = TypeVar("T")
@@ -38,8 +38,7 @@ class Alchemy(Blocking):
                 raise self.unusable(error) from error
         return self._found
 
-    @property
-    def kind(self) -> str:
+    def database(self) -> str:
         return str(self._connection.dialect.name)
 
     def state(self) -> State:
@@ -47,7 +46,7 @@ class Alchemy(Blocking):
             pooled = self._connection.connection
         except self.errors() as error:  # it is closed
             raise self.unusable(error) from error
-        if self.kind == "sqlite":
+        if self.database() == "sqlite":
             return sqlite_state(pooled.driver_connection)
         if getattr(pooled.dbapi_connection, "autocommit", False):
             return "none"
@@ -91,8 +90,7 @@ class AsyncAlchemy(Asynchronous):
         super().__init__(given)
         self._found: Alchemy | None = None
 
-    @property
-    def kind(self) -> str:
+    def database(self) -> str:
         raise AssertionError("the blocking one inside is asked")
 
     def state(self) -> State:
@@ -100,8 +98,12 @@ class AsyncAlchemy(Asynchronous):
 
     async def _inside(self, act: Callable[[Alchemy], T]) -> T:
         """Do something with the blocking one inside."""
+
+        def act_on(inside: Any) -> T:
+            return act(self._alchemy(inside))
+
         try:
-            done: T = await self.given.run_sync(lambda inside: act(self._alchemy(inside)))
+            done: T = await self.given.run_sync(act_on)
         except sys.modules["sqlalchemy.exc"].SQLAlchemyError as error:  # not started, or closed
             raise self.unusable(error) from error
         return done
@@ -132,8 +134,7 @@ class Django(Blocking):
 
     begin = "Write it inside `with transaction.atomic():`."
 
-    @property
-    def kind(self) -> Kind | str:
+    def database(self) -> str:
         return str(self.given.vendor)
 
     def state(self) -> State:
@@ -148,7 +149,7 @@ class Django(Blocking):
         return error.__cause__
 
     def execute(self, sql: str, parameters: Sequence[Any]) -> Rows:
-        if self.kind == "sqlite":
+        if self.database() == "sqlite":
             sql = sql.replace("%", "%%").replace("?", "%s")
         with self.given.cursor() as cursor:
             cursor.execute(sql, tuple(parameters))
@@ -166,7 +167,7 @@ class Django(Blocking):
         if self.given.in_atomic_block:
             self._atomic.__exit__(Undone, Undone(), None)
 
-    async def arun(self, steps: Callable[[Borrowed], Steps[T]]) -> T:
+    async def arun(self, steps: Callable[[Borrowed], Steps[T]]) -> T:  # noqa: ARG002  # it cannot
         raise ConfigError(
             "transaction= is a connection of Django, whose transactions are for sync code; nothing was "
             "stored. Call send() there: sync_to_async(a function with atomic() and send())."
