@@ -60,8 +60,14 @@ class Silent(AssertionError):
 class Program:
     """A script in a process group of its own."""
 
-    def __init__(self, script: Path, *args: str | Path, env: Mapping[str, str] | None = None) -> None:
-        argv = [sys.executable, "-u", str(script), *map(str, args)]
+    def __init__(
+        self,
+        script: Path,
+        *args: str | Path,
+        env: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        argv = [*wrapper, sys.executable, "-u", str(script), *map(str, args)]
         self._process = subprocess.Popen(
             argv,
             stdout=subprocess.PIPE,
@@ -276,8 +282,12 @@ class Books:
             *_unrun(rows, runs),
             *self._overlaps(runs),
             *self._needless(runs),
-            *_integrity(self.db),
+            *self.damage(),
         ]
+
+    def damage(self) -> list[str]:
+        """Return what is wrong with the database itself."""
+        return _integrity(self.db)
 
     def runs(self) -> list[Run]:
         """Return the attempts, by job and start."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import dutiful
-from dutiful import Retry, State, StoreError, StoreMoved, Worker
+from dutiful import Backoff, Retry, State, StoreError, StoreMoved, Worker
 from dutiful.store import mover, moving
 from dutiful.store.mover import Mover
 from tests.worker.tools import until
@@ -62,29 +64,30 @@ def fail(payload: object) -> None:
 def fill(store: str) -> None:
     """Leave jobs of each state: with results, errors, retries, due times, priorities, parked."""
     handlers = {"add": lambda numbers: {"sum": sum(numbers)}, "fail": fail}
-    worker = Worker(store, handlers=handlers, retry=Retry(max_attempts=2))
-    with worker:
+    patient = Retry(max_attempts=3, backoff=Backoff(first_s=3600))
+    with Worker(store, handlers=handlers, retry=patient) as worker:
         worker.send([1, 2], task="add").result(timeout=30)
-        failing = worker.send("ü\x00", task="fail")
-        until(lambda: failing.refresh().attempt == 1)
-        again = worker.send("again", task="fail")
+        failing = [worker.send(text, task="fail") for text in ("ü\x00", "again")]
         worker.send_many(range(30), task="unknown", priority=-3)
-        until(lambda: worker.counts().parked > 0)
-        until(lambda: again.refresh().attempt == 1)
-        worker.retry([failing.id])
-    with Worker(store, handlers={"fail": fail}, retry=Retry(max_attempts=1)) as worker:
+        until(lambda: worker.counts().parked == 30)
+        until(lambda: all(worker.job(job.id).attempt == 1 for job in failing))
+    with Worker(store, handlers=handlers, retry=Retry(max_attempts=1)) as worker:
         worker.send("at once", task="fail").wait(timeout=30)
-    with Worker(store) as worker:
-        worker.send({"a": ["b", None, 1.5]}, task="later", delay=3600, priority=7, queue="other")
-        worker.send(None, task="later").cancel()
+    worker = Worker(store)
+    worker.send({"a": ["b", None, 1.5]}, task="later", delay=3600, priority=7, queue="other")
+    worker.send(None, task="later", run_at=datetime(2040, 1, 1, tzinfo=UTC)).cancel()
+    worker.stop()
 
 
 def jobs_of(store: str) -> list[object]:
-    """Return all jobs, with their errors."""
+    """Return all jobs, then all their errors."""
+    rows: list[moving.Row] = []
+    errors: list[object] = []
     with closing(opened(store)) as ground:
-        rows = ground.batch(0)
-    assert len(rows.rows) < moving.BATCH_JOBS
-    return [*rows.rows, *map(tuple, rows.errors)]
+        while (batch := ground.batch(rows[-1].id if rows else 0)).rows:
+            rows += batch.rows
+            errors += map(tuple, batch.errors)
+    return [*rows, *errors]
 
 
 def opened(store: str) -> moving.Ground:
@@ -172,7 +175,7 @@ def test_large_payloads_and_many_jobs_travel_in_batches(
 
     assert told[0] == (0, 60)
     assert told[-1] == (60, 60)
-    steps = [after[0] - before[0] for before, after in zip(told, told[1:], strict=False)]
+    steps = [after[0] - before[0] for before, after in itertools.pairwise(told)]
     assert max(steps) == 7
     assert min(steps) == 1  # larger than the limit, alone
     assert jobs_of(target) == jobs_of(source)
@@ -455,7 +458,7 @@ def test_if_the_counts_differ_the_source_stays_in_charge(
         real(self, note)
 
     monkeypatch.setattr(Mover, "_check", lose_one)
-    with pytest.raises(StoreError, match="it holds 2 pending .* 3 pending .*stays in charge"):
+    with pytest.raises(StoreError, match=r"it holds 2 pending .* 3 pending .*stays in charge"):
         dutiful.move(*pair)
     monkeypatch.undo()
 
@@ -470,7 +473,7 @@ def test_two_moves_at_once_lose_and_double_nothing(
 ) -> None:
     monkeypatch.setattr(moving, "BATCH_JOBS", 3)
     sent(pair[0], 100)
-    before = jobs_of_all(pair[0])
+    before = jobs_of(pair[0])
     together = threading.Barrier(2)
     ends: list[object] = []
 
@@ -489,12 +492,4 @@ def test_two_moves_at_once_lose_and_double_nothing(
 
     assert len(ends) == 2
     dutiful.move(*pair)
-    assert jobs_of_all(pair[1]) == before
-
-
-def jobs_of_all(store: str) -> list[moving.Row]:
-    found: list[moving.Row] = []
-    with closing(opened(store)) as ground:
-        while rows := ground.batch(found[-1].id if found else 0).rows:
-            found += rows
-    return found
+    assert jobs_of(pair[1]) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -11,10 +12,19 @@ import pytest
 from dutiful.store.contract import Store
 from dutiful.store.postgres import PostgresStore
 from dutiful.testing import DoorbellContract, DurableContract, StoreContract, UsersTransactionContract
+from dutiful.testing.drafts import DurableDrafts
+from dutiful.testing.steps import DurableSteps
+from tests.servers.pgbouncer import Pooler
 from tests.store import inside_postgres as inside
 
 
-class TestPostgres(StoreContract, DurableContract, UsersTransactionContract, DoorbellContract):
+@pytest.fixture(scope="module")
+def pooler(postgres_url: str) -> Iterator[Pooler]:
+    with Pooler(postgres_url, size=3) as pooler:
+        yield pooler
+
+
+class PostgresContract(StoreContract, UsersTransactionContract):
     @pytest.fixture
     def store(self, database_url: str) -> Iterator[PostgresStore]:
         store = inside.opened(database_url)
@@ -49,3 +59,17 @@ class TestPostgres(StoreContract, DurableContract, UsersTransactionContract, Doo
     def users_transaction(self, store: PostgresStore) -> Iterator[psycopg.Connection]:
         with closing(inside.other_connection(store)) as connection, connection.transaction():
             yield connection
+
+
+class TestPostgres(PostgresContract, DurableContract, DoorbellContract):
+    """Straight to the server."""
+
+
+class TestPooled(PostgresContract, DurableSteps, DurableDrafts):
+    """Behind a pooler that gives each transaction another session. Who is dead shows there only by and by."""
+
+    @pytest.fixture
+    def store(self, database_url: str, pooler: Pooler) -> Iterator[PostgresStore]:
+        store = inside.opened(pooler.url(urlsplit(database_url).path.lstrip("/")))
+        yield store
+        store.close()

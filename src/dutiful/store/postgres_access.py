@@ -28,6 +28,7 @@ from dutiful.store.contract import Outcome
 from dutiful.store.fork import ForkGuard
 from dutiful.store.postgres_driver import Connection, Cursor, Error, parameters
 from dutiful.store.postgres_errors import translated
+from dutiful.store.postgres_verdict import verdict
 
 __all__ = ["Access", "Connection", "Cursor", "Error", "split_url"]
 
@@ -321,6 +322,7 @@ class Access:
 
     def begin(self, db: Connection) -> None:
         """Begin a transaction, with those of our settings that it needs if its session has them not."""
+        db.began_at = time.monotonic()
         db.run("BEGIN")
         if db.prepare_threshold is None:
             _set(db, [("synchronous_commit", "on" if self._durability == "full" else "off")], local=True)
@@ -341,7 +343,7 @@ class Access:
             by()
         except BaseException as error:
             db.roll_back()
-            if xid is None or not self._has_committed(xid, db.timeline, error):
+            if xid is None or not self._has_committed(xid, db, error):
                 raise
             if outcome is not None:
                 outcome.committed = True
@@ -351,13 +353,13 @@ class Access:
             if outcome is not None:
                 outcome.committed = True
 
-    def _has_committed(self, xid: str, timeline: str, error: BaseException) -> bool:
-        """Ask the server, until it knows; `error` is how the answer was lost."""
+    def _has_committed(self, xid: str, lost: Connection, error: BaseException) -> bool:
+        """Ask the server, until it knows; `error` is how the answer was lost, on the connection `lost`."""
         deadline = time.monotonic() + self.busy_s
         status = "in progress"
         while status == "in progress" and time.monotonic() < deadline:
-            with contextlib.suppress(StoreError):
-                status = self._status(xid, timeline)
+            with contextlib.suppress(StoreError), self.looking() as db:
+                status = verdict(db, xid, timeline=lost.timeline, began_at=lost.began_at)
             if status == "in progress":
                 time.sleep(_ASK_AGAIN_S)
         if status in ("committed", "aborted"):
@@ -368,26 +370,6 @@ class Access:
             f"transaction {xid} has committed ({status}): what it stored may be there. Look before you "
             f"send it again.",
         ) from error
-
-    def _status(self, xid: str, timeline: str) -> str:
-        """Return what a transaction came to; end it if it is not decided."""
-        with self.borrowed() as db:
-            try:
-                (status,) = db.one("SELECT pg_xact_status(%s::text::xid8)", (xid,))
-            except Error as error:
-                if error.sqlstate == "22023":
-                    return "aborted"  # "in the future": after a failover, this server has never heard of it
-                raise translated(error, self.label, self.busy_s) from error
-            if db.timeline != timeline and status != "aborted":
-                return "there was a failover"  # the number may be another's here
-            if status == "in progress":
-                # Whoever has that number is ours, behind whatever pooler; the same role may end it.
-                db.run(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE backend_xid = %s::text::xid8::xid AND pid <> pg_backend_pid()",
-                    (xid,),
-                )
-        return str(status)
 
     @contextlib.contextmanager
     def translating(self) -> Generator[None]:

@@ -14,6 +14,7 @@ import os
 import re
 import select
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     schema = ""
     timeline = ""  # of the server's history: another after a failover
+    began_at = 0.0  # its last transaction, by the monotonic clock
     patience_s = 30.0  # `send` and `commit_sent` wait so long for an answer; the others as long as TCP does
     _poll: "select.poll | None" = None
 
@@ -130,6 +132,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         Raises:
             Error: It has failed; nothing was changed.
         """
+        self.began_at = time.monotonic()
         try:
             name, order = self._statements.get(sql) or self._ready_statement(sql)
             bound = [None if (value := values[key]) is None else str(value).encode() for key in order]

@@ -27,7 +27,8 @@ class Ids:
     """
     Ids for new jobs, reserved a block at a time, so that most steps need not touch the counter.
 
-    The blocks double, so that a program which sends one job leaves no gap. An id is never given twice.
+    The blocks double, so that a program which sends one job leaves no gap. An id is never given twice, but
+    if a server took over that had not heard of it; then what is at hand is forgotten too.
     """
 
     def __init__(self, access: Access) -> None:
@@ -35,10 +36,13 @@ class Ids:
         self._taking = threading.Lock()
         self._ready = range(0)
         self._block = 1
+        self._timeline = ""  # of the server that gave them
 
     def take(self, count: int, db: Connection | None = None) -> JobId:
         """Return the first of `count` ids in a row; `db`, if given, is in no transaction."""
         with self._taking:
+            if db is not None and db.timeline != self._timeline:
+                self._ready, self._timeline = range(0), db.timeline
             if len(self._ready) < count:
                 block = max(count, self._block)
                 first = self._reserve(block, db)

@@ -37,7 +37,7 @@ BACKOFF_S, BACKOFF_MAX_S = 0.05, 3.0
 BREAK_OFF_LEASES = 1.5
 END_S = 1.5  # a thread that is connecting cannot be interrupted; it ends by itself
 # The server must not let go of a silent worker's lock before that has stopped what it runs (LEASE_S).
-_PATIENCE = (
+PATIENCE = (
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "3"),
     ("tcp_keepalives_count", "3"),
@@ -246,8 +246,8 @@ class Hold:
 
     def _take_lock(self, db: Connection) -> None:
         db.run(
-            "SELECT " + ", ".join(["set_config(%s, %s, false)"] * len(_PATIENCE)),
-            [word for pair in _PATIENCE for word in pair],
+            "SELECT " + ", ".join(["set_config(%s, %s, false)"] * len(PATIENCE)),
+            [word for pair in PATIENCE for word in pair],
         )
         until = time.monotonic() + LOCK_WAIT_S
         while not postgres_worker_rows.try_lock(db, self.who.owner, former=self._backend):

@@ -242,8 +242,8 @@ SELECT %(first)s::bigint + at - 1,
 """
 _RESERVE = (
     "UPDATE dutiful.meta SET value = (value::bigint + %s)::text WHERE key = 'next_id'"
-    # Ours alone to forget: what is stored with these ids is written to the log after it.
-    " RETURNING value::bigint, set_config('synchronous_commit', 'off', true)"
+    # Whatever the durability: a crash that forgot it would give ids again that we still have at hand.
+    " RETURNING value::bigint, set_config('synchronous_commit', 'on', true)"
 )
 
 

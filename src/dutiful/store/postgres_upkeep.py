@@ -30,6 +30,14 @@ SELECT task, count(*) FROM parked GROUP BY task
 """
 
 
+UNPARK = """
+UPDATE dutiful.job SET due_at = parked_at, parked_at = NULL
+ WHERE id = ANY (ARRAY (SELECT id FROM dutiful.job
+                         WHERE parked_at IS NOT NULL AND state IN ('pending', '-') AND task = ANY (%s)
+                         LIMIT %s FOR UPDATE SKIP LOCKED))
+"""
+
+
 def park(
     db: Connection, tasks: Collection[str], queues: Sequence[str], *, after_ms: int, park_ms: int
 ) -> dict[str, int]:
@@ -48,12 +56,7 @@ def unpark(db: Connection, tasks: Sequence[str]) -> int:
 
     By index job_parked.
     """
-    return db.run(
-        "UPDATE dutiful.job SET due_at = parked_at, parked_at = NULL WHERE id = ANY (ARRAY ("
-        " SELECT id FROM dutiful.job WHERE parked_at IS NOT NULL AND state IN ('pending', '-')"
-        "    AND task = ANY (%s) LIMIT %s FOR UPDATE SKIP LOCKED))",
-        (list(tasks), _UNPARK_JOBS),
-    ).rowcount
+    return db.run(UNPARK, (list(tasks), _UNPARK_JOBS)).rowcount
 
 
 # --- edits ---------------------------------------------------------------------------------
@@ -77,18 +80,25 @@ _EDITS: dict[Edit, tuple[str, str]] = {
 _FORGET_ERRORS = "DELETE FROM dutiful.error WHERE job_id = ANY (%s::bigint[])"
 
 
+ASK_TO_STOP = f"UPDATE dutiful.job SET cancel_at = {NOW} WHERE id = ANY (%s::bigint[]) AND {OWNED}"
+
+
 def edit(db: Connection, ids: Sequence[JobId], what: Edit) -> list[JobId]:
     """Retry, cancel or delete; return the jobs for which it was done."""
     # In one order everywhere, so that nobody waits in a circle. From here on their states stay as they are.
     db.run("SELECT FROM dutiful.job WHERE id = ANY (%s::bigint[]) ORDER BY id FOR UPDATE", (numbers(ids),))
-    allowed, sql = _EDITS[what]
-    done = _do(db, f"{sql} WHERE id = ANY (%s::bigint[]) AND {allowed}", ids)
+    done = _do(db, edit_sql(what), ids)
     if what == "delete":
         db.run(_FORGET_ERRORS, (numbers(done),))
     if what == "cancel":
-        ask = f"UPDATE dutiful.job SET cancel_at = {NOW} WHERE id = ANY (%s::bigint[]) AND {OWNED}"
-        done += _do(db, ask, ids)
+        done += _do(db, ASK_TO_STOP, ids)
     return done
+
+
+def edit_sql(what: Edit) -> str:
+    """Return the statement of an edit."""
+    allowed, sql = _EDITS[what]
+    return f"{sql} WHERE id = ANY (%s::bigint[]) AND {allowed}"
 
 
 def _do(db: Connection, sql: str, ids: Sequence[JobId]) -> list[JobId]:
@@ -97,7 +107,7 @@ def _do(db: Connection, sql: str, ids: Sequence[JobId]) -> list[JobId]:
 
 # --- pruning ----------------------------------------------------------------------------------
 
-_PRUNE = """
+PRUNE = """
 WITH gone AS (
     DELETE FROM dutiful.job WHERE id = ANY (ARRAY (
         SELECT id FROM dutiful.job
@@ -113,4 +123,4 @@ SELECT count(*) FROM gone
 
 def prune(db: Connection, before: tuple[int, JobId], limit: int) -> int:
     """Delete up to `limit` finished jobs, oldest first. By index job_finished; others prune elsewhere."""
-    return int(db.one(_PRUNE, (*before, limit))[0])
+    return int(db.one(PRUNE, (*before, limit))[0])
