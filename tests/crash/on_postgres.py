@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
@@ -22,6 +22,7 @@ import psycopg
 
 from dutiful import Worker
 from tests.crash.harness import WAIT_S, Books, Program, Row, program
+from tests.crash.hosts import Host
 
 APP = Path(__file__).parent / "programs" / "postgres_app.py"
 ROOT = Path(__file__).parents[2]
@@ -111,10 +112,11 @@ class PostgresBooks(Books):
 
 
 def app(
-    books: PostgresBooks, *options: str, first: int = 0, url: str = "", wrapper: Sequence[str] = ()
+    books: PostgresBooks, *options: str, first: int = 0, url: str = "", on: Host | None = None
 ) -> Program:
-    """Start a program; `url`: another way to the database. `wrapper`: run it by this command."""
-    environment = {"PYTHONPATH": str(ROOT)}
+    """Start a program; `url`: another way to the database. `on`: another host than this."""
+    environment = {"PYTHONPATH": str(ROOT), **(on.env if on else {})}
+    wrapper = on.wrapper if on else ()
     numbers = ("--first", str(first * NUMBERS_EACH))
     return Program(APP, books.folder, url or books.url, *numbers, *options, env=environment, wrapper=wrapper)
 
@@ -127,8 +129,7 @@ def end(member: Program) -> None:
 
 def finish(books: PostgresBooks, *options: str) -> None:
     """Let one undisturbed worker run what is left, and stop it properly."""
-    arguments = (books.folder, books.url, *options)
-    with program(APP, *arguments, env={"PYTHONPATH": str(ROOT)}) as last:
+    with program(APP, books.folder, books.url, *options, env={"PYTHONPATH": str(ROOT)}) as last:
         last.wait_for("ready")
         books.wait_until_finished(FINISH_S)
         end(last)

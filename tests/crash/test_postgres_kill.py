@@ -85,7 +85,7 @@ def test_on_postgres_a_worker_that_is_frozen_for_longer_than_its_lease_keeps_its
 def test_on_postgres_what_a_worker_brings_after_others_took_over_changes_nothing(
     books: PostgresBooks,
 ) -> None:
-    """Frozen, and given up by the server too: its jobs are done elsewhere; then it wakes and ends them as well."""
+    """Frozen, and given up by the server: its jobs are done elsewhere. Then it wakes and ends them."""
     short = ("--lease-s", str(LEASE_S))
     frozen = app(books, *short, "--senders", "1", "--jobs", "4", "--job-s", "0.5", "--deaf")
     other: Program | None = None

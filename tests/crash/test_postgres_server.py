@@ -11,7 +11,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -33,7 +34,7 @@ SENDERS = ("--senders", "4", "--no-work")
 
 
 @contextmanager
-def at_work(books: PostgresBooks, *, url: str = "") -> Iterator[list[Program]]:
+def at_work(books: PostgresBooks, *, url: str = "") -> Generator[list[Program]]:
     """Run two workers that send and a client; afterwards stop them, and let one worker do what is left."""
     with ExitStack() as stack:
         crew = [app(books, "--senders", "1", first=number, url=url) for number in range(2)]
@@ -97,6 +98,80 @@ def test_the_server_is_restarted_ten_times_without_a_goodbye(tmp_path: Path) -> 
                 print(books.figures())
 
 
+# --- another server takes over ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_a_standby_takes_over(tmp_path: Path, is_behind: bool) -> None:
+    """What it had heard of is there, nothing is stuck, and no id is given twice; what it had not is lost."""
+    with ExitStack() as stack:
+        primary = stack.enter_context(Server.create())
+        primary.start()
+        proxy = stack.enter_context(Proxy(primary.port))
+        books = PostgresBooks.new(tmp_path, primary.url(port=proxy.port))
+        standby = stack.enter_context(Server.standby_of(primary))
+        standby.start()
+        with at_work(books):
+            goes_on(books)
+            known = books.acked()
+            standby.catch_up(primary)
+            if is_behind:
+                standby.pause()
+                for _ in range(3):
+                    goes_on(books)
+            primary.kill9()
+            if is_behind:
+                standby.resume()
+            standby.promote()
+            proxy.retarget(standby.port)
+            proxy.cut()
+            goes_on(books)
+        finish(books)
+
+        lost = [each for each in books.broken() if each.startswith("lost")]
+        assert set(books.broken()) == set(lost), books.figures()
+        assert not known.keys() & {int(each.split()[2]) for each in lost}
+        assert given_twice(books) == []
+
+
+def given_twice(books: PostgresBooks) -> list[int]:
+    """Return the ids that two sends were told."""
+    lines = [line.split() for line in books.acks.read_text().splitlines()]
+    ids = Counter(int(job_id) for word, job_id, _number in lines if word == "ACK")
+    return [job_id for job_id, times in ids.items() if times > 1]
+
+
+def test_ids_that_the_new_server_has_not_heard_of_are_not_given_again() -> None:
+    """A late result of a job that is lost must not be taken for another's."""
+    with ExitStack() as stack:
+        primary = stack.enter_context(Server.create())
+        primary.start()
+        proxy = stack.enter_context(Proxy(primary.port))
+        standby = stack.enter_context(Server.standby_of(primary))
+        standby.start()
+        client, other = (Worker(primary.url(port=proxy.port)) for _ in range(2))
+        kept = {job.id for job in client.send_many(range(100), task="work")}
+        standby.catch_up(primary)
+        standby.stop("immediate")
+        given = kept | {client.send(number, task="work").id for number in range(100)}
+        primary.kill9()
+        standby.start()
+        standby.promote()
+        proxy.retarget(standby.port)
+        proxy.cut()
+
+        again = {worker.send(number, task="work").id for number in range(100) for worker in (other, client)}
+
+        assert len(again) == 200
+        assert not given & again
+        assert {job.id for job in client.jobs(limit=10_000)} == kept | again
+        client.stop()
+        other.stop()
+
+
+# --- what a crash forgets --------------------------------------------------------------------------
+
+
 @pytest.fixture
 def forgetful() -> Iterator[Server]:
     """A server that loses in a crash what is not committed: it stays out of the log's file until then."""
@@ -106,10 +181,8 @@ def forgetful() -> Iterator[Server]:
 
 
 @contextmanager
-def crashing_before_commit(server: Server, how: Callable[[], object]) -> Iterator[None]:
-    """
-    Let it crash once in the next step, and others have the numbers of the transactions that it has lost.
-    """
+def crashing_before_commit(server: Server, how: Callable[[], object]) -> Generator[None]:
+    """Let it crash once in the next step, and others have the numbers of the transactions that it lost."""
     moments = [how]
 
     def crash(_work: Work) -> None:
@@ -171,7 +244,7 @@ def test_ids_that_a_crash_has_forgotten_are_not_given_twice(forgetful: Server) -
         crashing_before_commit(forgetful, lambda: kill_and_start(forgetful)),
         pytest.raises(StoreUnavailable),
     ):
-        client.send_many(range(1000), task="work")
+        client.send(1, task="work")
 
     ids = [worker.send(2, task="work").id for _ in range(20) for worker in (client, other)]
 

@@ -260,7 +260,7 @@ def test_a_send_in_ones_own_transaction_is_refused_too(places: Places) -> None:
             clients[file].send(1, task="t", transaction=db)
     with psycopg.connect(places.url) as db:
         db.execute("SELECT 1")
-        with pytest.raises(StoreError, match="its jobs were moved to"):
+        with pytest.raises(StoreMoved):
             clients[schema].send(1, task="t", transaction=db)
         db.rollback()
     for client in clients.values():

@@ -254,11 +254,11 @@ class _Client:
 def _killed_in_a_job(store: str) -> int:
     """Return a job whose worker was killed while it ran."""
     program = """
-import sys, time
+import os, sys, time
 from dutiful import Worker
-worker = Worker(sys.argv[1], handlers={"victim": lambda _n: (print("runs", flush=True), time.sleep(60))})
+worker = Worker(sys.argv[1], handlers={"victim": lambda _n: (os.write(1, b"runs\\n"), time.sleep(60))})
 worker.start()
-print(worker.send(0, task="victim").id, flush=True)
+os.write(1, b"%d\\n" % worker.send(0, task="victim").id)
 time.sleep(60)
 """
     with subprocess.Popen(

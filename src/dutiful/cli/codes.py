@@ -13,7 +13,8 @@ exit codes:
   1    not done, or not all of it: no such job, its state does not allow it, a bad line;
        for doctor: there is something to look at
   2    wrong usage: an option, or what module:worker leads to
-  3    trouble with the store: not there, busy, full, damaged
+  3    trouble with the store: not there, busy, full, damaged, moved away;
+       for move: refused, or not finished
   130, 143
        ended at once by Ctrl-C or SIGTERM (for `run`: by the second one)
   141  the reader of the output went away, as `| head` does"""

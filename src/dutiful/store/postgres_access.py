@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl
 
 from dutiful.errors import (
     ConfigError,
@@ -33,6 +33,7 @@ from dutiful.store.postgres_verdict import verdict
 __all__ = ["Access", "Connection", "Cursor", "Error", "split_url"]
 
 SCHEMA = "dutiful"
+_OURS = "dutiful_"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 SERVER_MIN = 140000
 _IDLE_MAX = 4  # connections kept for the next who asks: a writer, readers, a handler's transaction
@@ -392,11 +393,11 @@ def _set(db: Connection, settings: Sequence[tuple[str, str]], *, local: bool) ->
 
 def split_url(url: str) -> tuple[str, dict[str, str]]:
     """Take our own parameters, `dutiful_…`, out of a URL: libpq refuses what it does not know."""
-    parts = urlsplit(url)
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    ours = {key.removeprefix("dutiful_"): value for key, value in pairs if key.startswith("dutiful_")}
-    rest = urlencode([pair for pair in pairs if not pair[0].startswith("dutiful_")], quote_via=quote)
-    return urlunsplit(parts._replace(query=rest)), ours
+    address, mark, query = url.partition("?")
+    words = query.split("&")
+    ours = dict(parse_qsl("&".join(word for word in words if word.startswith(_OURS)), keep_blank_values=True))
+    rest = "&".join(word for word in words if not word.startswith(_OURS))
+    return f"{address}{mark if rest else ''}{rest}", {key.removeprefix(_OURS): ours[key] for key in ours}
 
 
 def _label(parameters: dict[str, Any], schema: str) -> str:

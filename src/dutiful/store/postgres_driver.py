@@ -55,7 +55,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def run(self, sql: str, values: Values | None = None) -> Cursor:
         """Execute a statement of ours, in which every table is called `dutiful.…`."""
-        return self.execute(in_schema(sql, self.schema), values)
+        # A cursor of ours: a handler may have set another kind of rows for its own.
+        return psycopg.Cursor(self, row_factory=tuple_row).execute(in_schema(sql, self.schema), values)
 
     def one(self, sql: str, values: Values | None = None) -> tuple[Any, ...]:
         """Return the row of a query that has one row, always."""

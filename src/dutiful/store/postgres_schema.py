@@ -33,7 +33,8 @@ def migrate(access: Access, *, create: bool, migrate: bool) -> None:
     with access.writing() as db:
         db.run(_LOCK, (access.schema_name,))
         for version in range(_version(access, db) + 1, SCHEMA_VERSION + 1):
-            if db.one("SELECT to_regnamespace(%s::text) IS NULL", (f'"{access.schema_name}"',))[0]:
+            # A role that may not create schemas may not even ask for one that is there.
+            if not _is_there(db, access.schema_name):
                 db.run(f'CREATE SCHEMA "{access.schema_name}"')
             for statement in statements(version):
                 db.run(statement)
@@ -69,9 +70,23 @@ def version(access: Access) -> int:
         return _version(access, db)
 
 
+def _is_there(db: Connection, schema: str, table: str | None = None) -> bool:
+    """
+    Return whether a schema, or a table of it, is there.
+
+    By a query, and not by to_regclass, which within a transaction remembers what was not there before.
+    """
+    there = db.run(
+        "SELECT FROM pg_namespace AS s LEFT JOIN pg_class AS t ON t.relnamespace = s.oid AND t.relname = %s"
+        " WHERE s.nspname = %s AND (%s::text IS NULL OR t.oid IS NOT NULL)",
+        (table, schema, table),
+    )
+    return there.fetchone() is not None
+
+
 def _version(access: Access, db: Connection) -> int:
     """Return the schema version found, 0 for none; one that is newer but fits counts as ours."""
-    if db.one("SELECT to_regclass(%s::text) IS NULL", (f"{access.schema}meta",))[0]:
+    if not _is_there(db, access.schema_name, "meta"):
         return 0
     rows: dict[str, str] = dict(
         db.run("SELECT key, value FROM dutiful.meta WHERE key LIKE 'schema_%'").fetchall()

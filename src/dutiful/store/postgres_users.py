@@ -7,6 +7,7 @@ from typing import Any
 
 from dutiful.errors import ConfigError, LeaseLost, StoreError
 from dutiful.job import Claim, JobId
+from dutiful.store import moving
 from dutiful.store.borrowed.connection import Borrowed, Statement, Steps
 from dutiful.store.contract import Draft
 from dutiful.store.postgres_access import Access
@@ -101,6 +102,8 @@ class Users:
             raise LeaseLost(claim.id)
 
     def _refused(self, error: Exception) -> StoreError:
+        if moved := moving.read(self._access.label, (str(error).splitlines() or [""])[0]):
+            return moved
         return StoreError(
             self._access.label,
             f"{error}; nothing was stored. PostgreSQL takes no more in this transaction: roll it back.",

@@ -22,7 +22,8 @@ _DENIED = "42501"
 _STATUS = """
 SELECT pg_xact_status(%s::text::xid8),
        extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start_time(),
-            (SELECT stats_reset FROM pg_stat_bgwriter)))::float8
+            (SELECT stats_reset FROM pg_stat_bgwriter)))::float8,
+       left(pg_walfile_name(pg_current_wal_lsn()), 8)
 """
 _FIRST_AFTER = """
 SELECT split_part(next_xid, ':', 1)::bigint << 32 | split_part(next_xid, ':', 2)::bigint
@@ -37,22 +38,23 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 
 def verdict(db: Connection, xid: str, *, timeline: str, began_at: float) -> Verdict | str:
     """
-    Return what transaction `xid` came to, and end it if it is not decided; anything else says why nobody knows.
+    Return what a transaction came to, and end it if it is not decided; another text says why nobody knows.
 
     Args:
         db: A connection to ask on.
+        xid: The transaction's number.
         timeline: The server's when the transaction began.
         began_at: When that was, by the monotonic clock here, or before.
     """
     try:
-        status, up_s = db.one(_STATUS, (xid,))
+        status, up_s, timeline_now = db.one(_STATUS, (xid,))
     except Error as error:
         if error.sqlstate != _IN_THE_FUTURE:
             raise
         return "aborted"  # after a failover or a crash, this server has never heard of it
     if status == "aborted":
         return "aborted"
-    if db.timeline != timeline:
+    if timeline_now != timeline:
         return "there was a failover"  # the number may be another's here
     if up_s < time.monotonic() - began_at:
         is_lost = _is_lost(db, xid)
@@ -71,4 +73,4 @@ def _is_lost(db: Connection, xid: str) -> bool | None:
         if error.sqlstate != _DENIED:
             raise
         return None
-    return int(xid) >= first_after
+    return int(xid) >= int(first_after)

@@ -1,9 +1,10 @@
 """
-A real process on PostgreSQL for the tests to kill, freeze and cut off: it works, it sends, and it keeps the ledger.
+A real process on PostgreSQL for the tests to kill, freeze and cut off: it works, sends, and keeps the ledger.
 
-`postgres_app.py FOLDER URL [options]`: the ledger and the acks stand in FOLDER (see harness.py). A job with an
-odd number inserts it into the user's table `done` in `ctx.transaction()`; one with an even number completes by
-itself. It prints "ready" when it works and sends, "sent" when all is sent, and "stopped" after SIGTERM.
+`postgres_app.py FOLDER URL [options]`: the ledger and the acks stand in FOLDER (see harness.py). A job with
+an odd number inserts it into the user's table `done` in `ctx.transaction()`; one with an even number just
+completes. It prints "ready" and its clock when it works and sends, "sent" when all is sent, and "stopped"
+after SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from dutiful import Backoff, Context, DutifulError, Keep, Retry, StoreUnknown, Worker
 from dutiful.store import postgres_hold, postgres_pulse
@@ -130,7 +130,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: app.stopping.set())
     if not options.no_work:
         app.worker.start()
-    print(f"ready {time.monotonic()}", flush=True)
+    print(f"ready {time.time()}", flush=True)
     senders = [threading.Thread(target=app.send) for _ in range(options.senders)]
     for sender in senders:
         sender.start()
