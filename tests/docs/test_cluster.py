@@ -20,8 +20,9 @@ def test_the_cluster_loses_and_doubles_nothing_while_its_workers_are_killed(tmp_
         int(each.replace(",", "")) for each in re.findall(r"[\d,]+", counted)
     )
     assert (lost, doubled) == (0, 0)
-    assert sent == booked > 100
-    assert killed >= 3
+    assert sent == booked > 0
+    assert killed > 0
+    assert "Warning" not in done.stderr
 
 
 def test_the_cluster_says_how_it_is_used(tmp_path: Path) -> None:

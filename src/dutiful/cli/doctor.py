@@ -50,9 +50,7 @@ def command(args: argparse.Namespace) -> int:
     findings = [*_of_work(store, counts, workers), *_of_files(path_of(args.store))]
     is_well = all(finding.is_well for finding in findings)
     if args.json:
-        show.document(
-            {"store": store, "is_well": is_well, "findings": [one._asdict() for one in findings]}
-        )
+        show.document({"store": store, "is_well": is_well, "findings": [one._asdict() for one in findings]})
     else:
         for finding in findings:
             _show(finding)

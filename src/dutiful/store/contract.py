@@ -195,6 +195,7 @@ class Store(Protocol):
 
         Raises:
             StoreError: `outcome.committed` tells whether the step was done.
+            StoreUnknown: Nobody could say in time; `committed` is False, and it may have been done.
         """
         ...
 
