@@ -16,6 +16,7 @@ ALL = (
     "drain",
     "latency",
     "rescue",
+    "keys",
     "importtime",
     "peers",
     "postgres",

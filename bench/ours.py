@@ -35,7 +35,7 @@ def payloads(count: int) -> Iterator[str]:
 
 
 def wait_until_done(worker: Worker) -> None:
-    """Wait until no job is pending or running in the store: all are completed, and committed."""
+    """Wait until no job is left to do in the store: all are completed, and committed."""
     until = time.monotonic() + WAIT_S
     while time.monotonic() < until:
         began = time.monotonic()
@@ -44,4 +44,15 @@ def wait_until_done(worker: Worker) -> None:
             return
         # Counting a million rows takes its time: look seldom enough to leave the worker alone.
         time.sleep(max(0.001, 10 * (time.monotonic() - began)))
+    raise TimeoutError(f"not done after {WAIT_S} s: {worker.counts()}")
+
+
+def wait_until_count(worker: Worker, jobs: int) -> float:
+    """Wait until so many jobs have completed; return the seconds that it took."""
+    began = time.monotonic()
+    while time.monotonic() < began + WAIT_S:
+        looked = time.monotonic()
+        if worker.counts().by_state[State.COMPLETED] >= jobs:
+            return time.monotonic() - began
+        time.sleep(max(0.005, 10 * (time.monotonic() - looked)))
     raise TimeoutError(f"not done after {WAIT_S} s: {worker.counts()}")

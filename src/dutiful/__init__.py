@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dutiful.asking import Limit, Unique
     from dutiful.config import Keep
     from dutiful.context import Context
     from dutiful.core.retry import Backoff, Retry
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
         AlreadyStarted,
         BufferFull,
         ConfigError,
+        DuplicateJob,
         DutifulError,
+        EventTimeout,
         ForkedProcess,
         JobError,
         JobFailed,
@@ -41,10 +44,12 @@ if TYPE_CHECKING:
     )
     from dutiful.handle import Job, Jobs
     from dutiful.handler import Handler
-    from dutiful.job import AttemptError, Cancel, Discard, Record, Snooze, State
+    from dutiful.job import AttemptError, Cancel, Discard, Progress, Record, Snooze, State
     from dutiful.relocation import Migrated, Moved, give_up_move, migrate, migration_sql, move
+    from dutiful.schedules import Schedule, ScheduleOptions
     from dutiful.sending import SendOptions
     from dutiful.store.contract import Counts, WorkerInfo
+    from dutiful.store.special.pauses import Paused
     from dutiful.task import Task
     from dutiful.worker import Worker
 
@@ -61,11 +66,15 @@ _HOMES = {
     "Counts": "dutiful.store.contract",
     "Discard": "dutiful.job",
     "DutifulError": "dutiful.errors",
+    "EventTimeout": "dutiful.errors",
     "ForkedProcess": "dutiful.errors",
     "Handler": "dutiful.handler",
     "Job": "dutiful.handle",
     "JobError": "dutiful.errors",
+    "DuplicateJob": "dutiful.errors",
     "JobFailed": "dutiful.errors",
+    "Limit": "dutiful.asking",
+    "Unique": "dutiful.asking",
     "JobNotFound": "dutiful.errors",
     "JobTimeout": "dutiful.errors",
     "Jobs": "dutiful.handle",
@@ -75,9 +84,13 @@ _HOMES = {
     "Moved": "dutiful.relocation",
     "NotDecodable": "dutiful.errors",
     "NotEncodable": "dutiful.errors",
+    "Paused": "dutiful.store.special.pauses",
     "PayloadError": "dutiful.errors",
+    "Progress": "dutiful.job",
     "Record": "dutiful.job",
     "Retry": "dutiful.core.retry",
+    "Schedule": "dutiful.schedules",
+    "ScheduleOptions": "dutiful.schedules",
     "SchemaTooNew": "dutiful.errors",
     "SendOptions": "dutiful.sending",
     "Snooze": "dutiful.job",
@@ -112,7 +125,9 @@ __all__ = [
     "Context",
     "Counts",
     "Discard",
+    "DuplicateJob",
     "DutifulError",
+    "EventTimeout",
     "ForkedProcess",
     "Handler",
     "Job",
@@ -123,13 +138,18 @@ __all__ = [
     "Jobs",
     "Keep",
     "LeaseLost",
+    "Limit",
     "Migrated",
     "Moved",
     "NotDecodable",
     "NotEncodable",
+    "Paused",
     "PayloadError",
+    "Progress",
     "Record",
     "Retry",
+    "Schedule",
+    "ScheduleOptions",
     "SchemaTooNew",
     "SendOptions",
     "Snooze",
@@ -143,6 +163,7 @@ __all__ = [
     "StoreUnavailable",
     "StoreUnknown",
     "Task",
+    "Unique",
     "UnknownTask",
     "Worker",
     "WorkerInfo",

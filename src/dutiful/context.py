@@ -1,16 +1,30 @@
 """What a running handler can ask of its job."""
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
-from dutiful.errors import LeaseLost
-from dutiful.job import Claim, JobId
+import msgspec
 
+from dutiful.errors import ConfigError, LeaseLost
+from dutiful.job import Claim, JobId, Progress
+from dutiful.payload import decode_plain
+from dutiful.steps import Steps
+from dutiful.steps import in_thread as _in_thread
+from dutiful.store.contract import Draft, Store
+from dutiful.store.special import extra as extras
+
+P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+
+_MESSAGE_CHARS_MAX = 200
 
 
 class Transaction(Protocol[T_co]):
@@ -26,6 +40,23 @@ class Transaction(Protocol[T_co]):
     ) -> bool | None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """
+    What a context needs of its worker.
+
+    Args:
+        draft: From a payload and the options of `send` to the job to store.
+        open: From the handler's own connection, or None, to its transaction.
+        step_bytes_max: The largest result of a step, in bytes of JSON.
+    """
+
+    store: Store
+    draft: Callable[[object, Mapping[str, Any]], Draft]
+    open: Callable[[Any], AbstractContextManager[Any]]
+    step_bytes_max: int
+
+
 class Context:
     """
     The job that a handler is running. A parameter named `ctx`, or annotated `Context`, gets it.
@@ -38,13 +69,28 @@ class Context:
         queue: The queue that it came from.
     """
 
-    __slots__ = ("_claim", "_open", "_signal", "is_completed")
+    __slots__ = (
+        "_after",
+        "_claim",
+        "_desk",
+        "_has_opened",
+        "_progress",
+        "_signal",
+        "drafts",
+        "is_completed",
+        "used_steps",
+    )
 
-    def __init__(self, claim: Claim, open_transaction: Callable[[Any], AbstractContextManager[Any]]) -> None:
+    def __init__(self, claim: Claim, desk: Desk) -> None:
         self._claim = claim
-        self._open = open_transaction
+        self._desk = desk
         self._signal = threading.Event()
+        self._after: tuple[Any, ...] | None = None
+        self._progress: Progress | None = None  # what is not written yet
+        self._has_opened = False
         self.is_completed = False
+        self.drafts: list[Draft] = []
+        self.used_steps: Steps | None = None
 
     @property
     def id(self) -> JobId:
@@ -65,6 +111,33 @@ class Context:
     @property
     def queue(self) -> str:
         return self._claim.queue
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The texts that were sent with the job (`headers=`)."""
+        return {} if self._claim.extra is None else extras.read(self._claim.extra).headers
+
+    @property
+    def after(self) -> tuple[Any, ...]:
+        """
+        The results of the jobs that this one was sent `after=`, in that order, as plain JSON values.
+
+        None for one that returned nothing, did not complete, or had been deleted before.
+        """
+        if self._after is None:
+            follows = self._claim.extra is not None and extras.read(self._claim.extra).follows
+            self._after = self._read_after() if follows else ()
+        return self._after
+
+    def _read_after(self) -> tuple[Any, ...]:
+        with self._desk.store.sql_look() as look:
+            rows = look.rows(  # by index after_job
+                "SELECT outcome, result FROM {after} WHERE job_id = ? ORDER BY place", self._claim.id
+            )
+        return tuple(
+            decode_plain(result) if outcome == "completed" and result is not None else None
+            for outcome, result in rows
+        )
 
     @property
     def cancelled(self) -> bool:
@@ -88,6 +161,20 @@ class Context:
         """
         if self._signal.is_set():
             raise LeaseLost(self._claim.id)
+
+    def _steps(self) -> Steps:
+        if self.used_steps is None:
+            desk = self._desk
+            self.used_steps = Steps(desk.store, self._claim, desk.step_bytes_max, self._check_step)
+        return self.used_steps
+
+    def _check_step(self) -> None:
+        if self._has_opened:
+            raise ConfigError(
+                f"job {self._claim.id} has opened ctx.transaction(), which completes it; the step was not "
+                "run. Run steps before that."
+            )
+        self.check()
 
     @overload
     def transaction(self) -> AbstractContextManager[Any]: ...
@@ -116,7 +203,152 @@ class Context:
             with ctx.transaction() as db:
                 db.execute("UPDATE account SET paid = paid + ? WHERE id = ?", (job.amount, job.account))
         """
-        return self._open(own)
+        if self.drafts:
+            raise ConfigError(
+                f"job {self._claim.id} has used ctx.send(), whose jobs are stored when the worker completes "
+                "it; no transaction was opened. Use worker.send(…, transaction=…) inside of it instead."
+            )
+        self._has_opened = True
+        return self._desk.open(own)
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    def step(self, name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """
+        Call `fn` once for this job, whatever number of attempts it takes; return its result.
+
+        The result is stored, as JSON, before this returns. A later attempt finds it and does not call `fn`.
+        It is called again only if it raised, or if the process died before the result was stored. Each
+        time the result is read back as `fn` is annotated, or else as plain JSON values.
+
+        Args:
+            name: Names the step in this job. Only this must be the same in each attempt.
+            fn: Sync; for async ones there is `astep`.
+            *args: What it is called with.
+            **kwargs: That by name.
+
+        Raises:
+            LeaseLost: The handler should stop (see `cancelled`), or another attempt owns the job; nothing
+                was stored.
+            NotEncodable: The result cannot be stored. ConfigError: The name is another step's.
+            StoreError: The result is not stored.
+        """
+        result: T = self._steps().run(name, fn, args, kwargs)
+        return result
+
+    @overload
+    async def astep(
+        self, name: str, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    async def astep(self, name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def astep(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """`step` for async handlers: awaits `fn` if it is async, and else calls it in a thread."""
+        return await self._steps().arun(name, fn, args, kwargs)
+
+    def sleep(self, name: str, span: float | timedelta | str) -> None:
+        """
+        Put the job to sleep, without a slot, thread or memory; go on behind this when it is over.
+
+        The attempt ends here, and is no failure. When the time has come, on whatever worker, a new
+        one runs the handler from its beginning, with all steps done, and passes this at once.
+
+        Args:
+            name: Names the sleep in this job, like a step.
+            span: Seconds, a timedelta, or a text: "3 days", "1h 30m". Of the first time.
+
+        Raises:
+            LeaseLost, ConfigError, StoreError: As for `step`.
+            BaseException: A private one, which ends the attempt: let it pass.
+        """
+        self._steps().sleep(name, span)
+
+    async def asleep(self, name: str, span: float | timedelta | str) -> None:
+        """`sleep`, without blocking the event loop."""
+        await _in_thread(self._steps().sleep, name, span)
+
+    def wait_event(
+        self, event: str, timeout: float | timedelta | str | None = None, *, step: str | None = None
+    ) -> Any:
+        """
+        Return the value of an event (`worker.send_event`), as plain JSON values; sleep until it comes.
+
+        An event goes to one job: the first that asks, if it was sent before; else the oldest that waits.
+
+        Args:
+            event: The event's name, such as "approved:42".
+            timeout: How long to wait, like the span of `sleep`, from the first time on; None: for ever.
+            step: Names the wait in this job; needed if it waits for one event several times.
+
+        Raises:
+            EventTimeout: It did not come in time; nor does it in later attempts.
+            LeaseLost, ConfigError, StoreError: As for `step`.
+            BaseException: A private one, which ends the attempt: let it pass.
+        """
+        return self._steps().wait_event(event, timeout, step)
+
+    async def await_event(
+        self, event: str, timeout: float | timedelta | str | None = None, *, step: str | None = None
+    ) -> Any:
+        """`wait_event`, without blocking the event loop."""
+        return await _in_thread(self._steps().wait_event, event, timeout, step)
+
+    # --- progress, and sends --------------------------------------------------------------------------
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """
+        Say how far the job has come: `job.progress`, and `dutiful job`, show it.
+
+        Costs nothing: it is written twice a second at most, and what was said last in any case.
+
+        Args:
+            done: So much is done, in whatever unit.
+            total: Of so much; None: not known.
+            message: In words, up to 200 letters; what is longer is cut.
+
+        Raises:
+            ConfigError: A value is no number.
+        """
+        for name, value in (("done", done), ("total", 0 if total is None else total)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ConfigError(f"progress: {name} is {value!r}; nothing was written. Give a number.")
+        self._progress = Progress(done, total, str(message)[:_MESSAGE_CHARS_MAX].replace("\0", ""))
+
+    def send(self, payload: object, **options: Any) -> None:
+        """
+        Send a job that is stored together with this one's completion, or not at all.
+
+        It is stored in the same commit, if the handler returns and this attempt still owns the job.
+        If it raises, snoozes, sleeps, is cancelled or dies, nothing of it is stored. Until then it is
+        held in memory, and has no id.
+
+        Args:
+            payload: As for `worker.send`.
+            **options: Those of `worker.send`, but for `transaction` and `timeout`.
+
+        Raises:
+            UnknownTask, NotEncodable, ConfigError: As for `worker.send`; it will not be stored.
+        """
+        if self._has_opened:
+            raise ConfigError(
+                f"job {self._claim.id} is completed by its transaction, not by the worker; nothing was "
+                "stored. Send inside of that transaction: worker.send(…, transaction=…)."
+            )
+        for name in ("transaction", "timeout"):
+            if options.get(name) is not None:
+                raise ConfigError(
+                    f"ctx.send() has no {name}=, as it stores nothing by itself; nothing was stored. "
+                    "Leave it out, or use worker.send()."
+                )
+        draft = self._desk.draft(payload, options)
+        self.drafts.append(msgspec.structs.replace(draft, only_if=(self._claim.id, self._claim.attempt)))
+
+    # --- for our own parts ------------------------------------------------------------------------------
+
+    def take_progress(self) -> str | None:
+        """Return what was said last, if it is not written yet, as JSON."""
+        said, self._progress = self._progress, None
+        return None if said is None else msgspec.json.encode(said).decode()
 
     def stop_soon(self) -> None:
         """Ask the handler to stop; called by the worker."""

@@ -272,6 +272,26 @@ class LeaseLost(JobError):
         )
 
 
+class EventTimeout(JobError, TimeoutError):
+    """
+    `ctx.wait_event()`: the event did not come in time. The job goes on; catch this to do without it.
+
+    Attributes:
+        event: Its name.
+    """
+
+    def __init__(self, job_id: int, event: str) -> None:
+        super().__init__(job_id)
+        self.args = (job_id, event)
+        self.event = event
+
+    def __str__(self) -> str:
+        return (
+            f"the event {self.event!r} did not come in time for job {self.job_id}; one that comes later is "
+            "kept for whoever waits next. Catch EventTimeout to go on without it."
+        )
+
+
 class JobFailed(JobError):
     """
     `result()` of a job that ended without one.
@@ -305,6 +325,26 @@ class JobTimeout(JobError, TimeoutError):
 
     def __str__(self) -> str:
         return f"job {self.job_id} is not finished after {self.waited_s:.1f} s; it goes on."
+
+
+class DuplicateJob(DutifulError):
+    """
+    `send(…, unique=…)`: there is such a job already. Nothing was stored; see `Unique`.
+
+    Attributes:
+        job_id: The job that is there.
+        task: Its task.
+    """
+
+    def __init__(self, job_id: int, task: str) -> None:
+        super().__init__(job_id, task)
+        self.job_id, self.task = job_id, task
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job_id} of task {self.task!r} is there already, and unique; nothing was stored. "
+            'Wait for it, or use Unique(on_conflict="return") to get it.'
+        )
 
 
 class BufferFull(DutifulError):

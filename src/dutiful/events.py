@@ -4,12 +4,16 @@ One frozen event per fact. A log line is a subscriber; so is whatever a user add
 No event carries a payload or a result: those may be private, and logs travel.
 """
 
+import inspect
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from types import UnionType
+from typing import Any, get_args
 
 from msgspec import Struct
 
+from dutiful.errors import ConfigError
 from dutiful.job import JobId
 
 log = logging.getLogger("dutiful")
@@ -181,6 +185,15 @@ class Events:
         """Call `listener` with every event from now on, in the thread where it happens."""
         self._listeners = [*self._listeners, listener]
 
+    def on(self, kinds: tuple[type[Event], ...], listener: Callable[[Any], object]) -> None:
+        """Call `listener` with every event of these kinds from now on."""
+
+        def chosen(event: Event) -> None:
+            if isinstance(event, kinds):
+                listener(event)
+
+        self.add(chosen)
+
     def emit(self, event: Event) -> None:
         """Tell everybody."""
         for listener in self._listeners:
@@ -189,6 +202,34 @@ class Events:
             except Exception:  # a stranger's code must not end our threads
                 with suppress(Exception):  # if it was the logging that failed, it fails again
                     log.exception("a listener failed on %s; the worker goes on", type(event).__name__)
+
+
+def kinds_of(wanted: object) -> tuple[type[Event], ...]:
+    """
+    Return the kinds of events that a type, or a union of types, stands for.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    kinds = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Event)):
+            name = getattr(kind, "__name__", repr(kind))
+            ours = f"dutiful.events.{name}" if name in globals() else "one of dutiful.events, such as JobDead"
+            raise ConfigError(f"worker.on() got {kind!r}, which is no event; nobody listens. Use {ours}.")
+    return kinds
+
+
+def checked_listener(listener: object) -> None:
+    """
+    Raises:
+        ConfigError: It cannot be called, or only awaited.
+    """
+    if not callable(listener) or inspect.iscoroutinefunction(listener):
+        raise ConfigError(
+            f"worker.on() was given {listener!r} to call, which is no plain function; nobody listens. Events "
+            "come in the worker's own threads: use a function that returns soon, without async."
+        )
 
 
 def write_log(event: Event) -> None:

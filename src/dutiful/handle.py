@@ -7,9 +7,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar, overload
 
+import msgspec
+
 from dutiful.errors import JobFailed, JobNotFound, JobTimeout, WrongState
-from dutiful.job import FINISHED, AttemptError, JobId, Record, State
-from dutiful.payload import decode_plain
+from dutiful.job import FINISHED, AttemptError, JobId, Progress, Record, State
 from dutiful.store.contract import Edit, Store
 
 T = TypeVar("T")
@@ -46,6 +47,10 @@ class Desk(Protocol):
 
     def nudge(self) -> None:
         """Have this process's worker look for what was changed by hand."""
+        ...
+
+    def decode_result(self, task: str, text: str) -> Any:
+        """Return a result as the task's handler is annotated, if this process knows it."""
         ...
 
     def unwatch(self, job_id: JobId, tell: Callable[[], None]) -> None:
@@ -117,6 +122,12 @@ class Job:
         """The failed attempts so far, oldest first, read from the store."""
         return self.refresh().errors
 
+    @property
+    def progress(self) -> Progress | None:
+        """How far it has come (`ctx.progress`), read from the store; None: it has not said."""
+        text = self.refresh().progress
+        return None if text is None else msgspec.json.decode(text, type=Progress)
+
     # --- waiting --------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None = None) -> Record:
@@ -147,7 +158,10 @@ class Job:
 
     def result(self, timeout: float | None = None) -> Any:
         """
-        Wait for the job, and return what its handler returned, as plain JSON values.
+        Wait for the job, and return what its handler returned.
+
+        As its handler here is annotated; as plain JSON values if it is not, if this process has no
+        handler for the task, or if what is stored does not fit.
 
         Args:
             timeout: Seconds; None waits for ever.
@@ -165,7 +179,7 @@ class Job:
                 f"{last.type}: {last.message}\n{last.traceback}".rstrip() if last else "no error was recorded"
             )
             raise JobFailed(self.id, record.state, text)
-        return None if record.result is None else decode_plain(record.result)
+        return None if record.result is None else self._desk.decode_result(record.task, record.result)
 
     async def await_(self, timeout: float | None = None) -> Record:
         """`wait`, without blocking the event loop, or a thread while the job runs."""
@@ -212,7 +226,7 @@ class Job:
         Raises:
             WrongState: It has finished. JobNotFound: It is gone.
         """
-        self._edit("cancel", (State.PENDING, State.RUNNING))
+        self._edit("cancel", (State.PENDING, State.BLOCKED, State.RUNNING))
 
     def retry(self) -> None:
         """
@@ -230,7 +244,7 @@ class Job:
         Raises:
             WrongState: It is running. JobNotFound: It is gone.
         """
-        self._edit("delete", (State.PENDING, State.COMPLETED, State.DEAD, State.CANCELLED))
+        self._edit("delete", (State.PENDING, State.BLOCKED, State.COMPLETED, State.DEAD, State.CANCELLED))
 
     def _edit(self, edit: Edit, allowed: Sequence[State]) -> None:
         store = self._desk.opened()

@@ -19,6 +19,7 @@ import msgspec
 from dutiful.core.retry import Retry
 from dutiful.errors import ConfigError, NotDecodable
 from dutiful.payload import check_name, decode_plain, decoder, reader
+from dutiful.returned import decoder_of
 from dutiful.signature import Asks, Function, Parameter, asks_of, is_async
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -47,6 +48,7 @@ class Handler:
         process: Run in a child process, which a timeout or cancel can kill. Sync only, and a
             function at the top level of a module: the child imports it by name.
         queue: Where its jobs are sent to; default the worker's first queue.
+        limit: A Limit on how many run at once or begin in a time, over all workers.
         spread: For a named task: the payload is always an object of arguments by name,
             even if there is only one parameter. So does `@worker.task`.
 
@@ -62,6 +64,7 @@ class Handler:
     timeout: float | None = None
     process: bool = False
     queue: str | None = None
+    limit: Any = None
     spread: bool = False
     asks: Asks = field(init=False, repr=False, compare=False)
 
@@ -75,6 +78,8 @@ class Handler:
             check_name(name, "task")
         if self.queue is not None:
             check_name(self.queue, "queue")
+        if self.limit is not None and not hasattr(self.limit, "pool"):
+            raise ConfigError(f"limit is {self.limit!r}; it must be a Limit.")
         if self.timeout is not None and not (0 < self.timeout < math.inf):
             raise ConfigError(f"timeout is {self.timeout!r}; it must be seconds > 0, or None.")
         # Here and not when a job comes: the caller's local names can be seen only now.
@@ -134,6 +139,8 @@ class Entry:
         plain: For the simplest handlers, which take one payload in a thread and nothing else:
             from the text to that argument, raising whatever goes wrong. None for all others.
         given_type, spread: What this entry was made with, to make it again in a child process.
+        returns: What the function is annotated to return.
+        read_result: From the text of a stored result to that; None: not asked for yet.
     """
 
     __slots__ = (
@@ -142,10 +149,13 @@ class Entry:
         "fn",
         "given_type",
         "kind",
+        "limit",
         "payload_type",
         "plain",
         "queue",
+        "read_result",
         "retry",
+        "returns",
         "spread",
         "task",
         "timeout_s",
@@ -160,9 +170,12 @@ class Entry:
         self.retry = handler.retry
         self.timeout_s = handler.timeout
         self.queue = handler.queue
+        self.limit = handler.limit
         self.ctx_name = asks.ctx_name
         self.given_type = payload_type
         self.spread = handler.spread
+        self.returns = asks.returns
+        self.read_result: Callable[[str], Any] | None = None
         self.payload_type: Any = Any
         self.arguments: Callable[[str], Arguments]
         self.plain: Callable[[str], Any] | None = None
@@ -177,6 +190,12 @@ class Entry:
             self.arguments = _spread(asks, task)
         else:
             self.arguments = _nothing(task)
+
+    def result(self, text: str) -> Any:
+        """Return a stored result as its function is annotated; what does not fit that, as plain values."""
+        if self.read_result is None:  # made for those who ask
+            self.read_result = decoder_of(self.returns)
+        return self.read_result(text)
 
     def _is_plain(self, asks: Asks) -> bool:
         return (

@@ -13,9 +13,14 @@ JobId = int
 
 
 class State(StrEnum):
-    """Where a job stands. `pending` is the one waiting state: see its `due_at`."""
+    """
+    Where a job stands. `pending` waits for its `due_at` alone; `blocked` waits for other jobs too.
+
+    Blocked by those in `after`, by an earlier one of its key, or by a limit (see `Record.held`).
+    """
 
     PENDING = "pending"
+    BLOCKED = "blocked"
     RUNNING = "running"
     COMPLETED = "completed"
     DEAD = "dead"
@@ -60,6 +65,7 @@ class Claim(Struct, frozen=True, gc=False, array_like=True):
     payload: str | None  # None: the stored value is not text
     priority: int = 0
     due_at: int = 0
+    extra: str | None = None  # what it asked for beyond that, as JSON (see special/extra.py); None: nothing
 
 
 class Record(Struct, frozen=True):
@@ -81,7 +87,31 @@ class Record(Struct, frozen=True):
     worker: str | None
     payload: str | None
     result: str | None
+    key: str | None = None
+    held: str | None = None
+    expires_at: int | None = None
+    progress: str | None = None
     errors: tuple[AttemptError, ...] = ()
+
+
+class Progress(Struct, frozen=True):
+    """
+    How far a job has come, as its handler said last (`ctx.progress`).
+
+    Args:
+        done: So much is done.
+        total: Of so much; None: not known.
+        message: In words.
+    """
+
+    done: float
+    total: float | None = None
+    message: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """What part is done, from 0 to 1; None if the total is not known."""
+        return None if not self.total else min(1.0, max(0.0, self.done / self.total))
 
 
 # How an attempt can end. A handler may return Snooze, Cancel and Discard itself:
@@ -167,3 +197,6 @@ class Ack(Struct, frozen=True):
     delay_s: float | None = None
     result: str | None = None
     error: ErrorInfo | None = None
+    special: bool = False  # there is more to do than for a plain job's end (see store/special)
+    progress: str | None = None  # how far the attempt came in the end, as JSON; None: as it is
+    awaits: tuple[str, ...] = ()  # the waits that it sleeps for: if one is over by now, it is due at once

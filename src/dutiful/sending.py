@@ -4,16 +4,19 @@ import difflib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
+import msgspec
+
+from dutiful.asking import NAMES, NOTHING, Asking, HasId, Limit, Unique
 from dutiful.config import Config
 from dutiful.errors import BufferFull, ConfigError
 from dutiful.payload import check_name, encode
 from dutiful.registry import Registry
 from dutiful.store.committer import Committer
-from dutiful.store.contract import Draft
+from dutiful.store.contract import Draft, Special
 
 # send_many commits once per chunk: larger ones were no faster (2026-11), and make others wait longer.
 CHUNK_JOBS = 1000
@@ -35,6 +38,14 @@ class SendOptions(TypedDict, total=False):
     delay: float | timedelta | None
     run_at: datetime | None
     priority: int
+    key: str | Callable[[Any], str] | None
+    on_failure: Literal["hold", "skip"]
+    unique: bool | Unique | None
+    expires: float | timedelta | datetime | None
+    deadline: float | timedelta | None
+    after: HasId | Iterable[HasId] | None
+    on_dead: Literal["cancel", "run", "wait"]
+    headers: Mapping[str, str] | None
     transaction: Any
     timeout: float | None
 
@@ -43,6 +54,7 @@ class Sending:
     """The checked options of one `send`."""
 
     __slots__ = (
+        "_asking",
         "_config",
         "_registry",
         "delay_s",
@@ -64,6 +76,7 @@ class Sending:
         self.priority = 0
         self.transaction: Any = None
         self.timeout: float | None = None
+        self._asking: Asking | None = None
         if options:
             self._read(options)
 
@@ -75,20 +88,63 @@ class Sending:
         self.queue = None if queue is None else check_name(queue, "queue")
         self.delay_s = _delay_s(delay)
         self.run_at = _instant(options.get("run_at"))
-        self.priority = _priority(options.get("priority", 0))
+        self.priority = checked_priority(options.get("priority", 0))
         self.transaction = options.get("transaction")
         self.timeout = _timeout_s(options.get("timeout"))
+        if options.keys() & NAMES:
+            self._asking = Asking(options)
+            if self.transaction is not None:
+                raise ConfigError(
+                    f"{', '.join(sorted(options.keys() & NAMES))} cannot be used with transaction=; nothing "
+                    "was stored. Send without transaction=, or leave them out."
+                )
         if delay is not None and self.run_at is not None:
             raise ConfigError("delay= and run_at= were both given; use one. Nothing was stored.")
 
     def draft(self, task: str, payloads: list[str]) -> Draft:
         """Return the draft of jobs with these options."""
-        queue = self.queue or self._queue_of(task)
-        return Draft(task, queue, payloads, self.priority, self.delay_s, self.run_at)
+        return Draft(task, self._queue_of(task), payloads, self.priority, self.delay_s, self.run_at)
 
     def _queue_of(self, task: str) -> str:
+        if self.queue is not None:
+            return self.queue
         entry = self._registry.entry(task)
         return self._config.queues[0] if entry is None or entry.queue is None else entry.queue
+
+    def is_plain(self, task: str) -> bool:
+        """
+        Whether jobs of this task ask for nothing more.
+
+        Raises:
+            ConfigError: The task has a limit, which `transaction=` cannot keep.
+        """
+        if self._asking is None and self._limit(task) is None:
+            return True
+        if self.transaction is not None:
+            raise ConfigError(
+                f"the task {task!r} has a limit, and cannot be sent with transaction=; nothing was stored. "
+                "Send it without transaction=, or through a task without a limit that sends it on."
+            )
+        return False
+
+    def _limit(self, task: str) -> Limit | None:
+        entry = self._registry.entry(task)
+        return None if entry is None else entry.limit
+
+    def special_drafts(self, task: str, pairs: Iterable[tuple[object, str]]) -> list[Draft]:
+        """Return the drafts of jobs that ask for more; `pairs` are payloads and their JSON."""
+        asking, limit, queue = self._asking or NOTHING, self._limit(task), self._queue_of(task)
+        drafts: list[Draft] = []
+        texts: list[str] = []
+        last: Special | None = None
+        for payload, text in pairs:
+            special = asking.special(task, payload, text, limit)
+            if special == last and not asking.is_unique:
+                texts.append(text)
+                continue
+            texts, last = [text], special
+            drafts.append(Draft(task, queue, texts, self.priority, self.delay_s, self.run_at, special))
+        return drafts
 
 
 class Drafting:
@@ -101,7 +157,10 @@ class Drafting:
     def one(self, payload: object, options: Sending) -> Draft:
         """Return the draft of one job."""
         task = options.task or self._registry.task_of(payload)
-        return options.draft(task, [encode(payload, task, self._config.payload_bytes_max)])
+        text = encode(payload, task, self._config.payload_bytes_max)
+        if options.is_plain(task):
+            return options.draft(task, [text])
+        return options.special_drafts(task, [(payload, text)])[0]
 
     def chunks(self, payloads: Iterable[object], options: Sending, jobs_max: int) -> Iterator[list[Draft]]:
         """
@@ -114,23 +173,34 @@ class Drafting:
         given = options.task
         chunk: list[Draft] = []
         texts: list[str] = []
+        objects: list[object] = []
         task, kind, jobs, size = given or "", None, 0, 0
+        plain = given is None or options.is_plain(given)
+
+        def drafts() -> list[Draft]:
+            if plain:
+                return [options.draft(task, texts)]
+            return options.special_drafts(task, zip(objects, texts, strict=True))
+
         for payload in payloads:
             if given is None and type(payload) is not kind:
                 if texts:
-                    chunk.append(options.draft(task, texts))
-                    texts = []
+                    chunk += drafts()
+                    texts, objects = [], []
                 kind = type(payload)
                 task = registry.task_of(payload)
+                plain = options.is_plain(task)
             text = encode(payload, task, bytes_max)
             texts.append(text)
+            if not plain:
+                objects.append(payload)
             jobs += 1
             size += len(text)
             if jobs >= jobs_max or size >= CHUNK_BYTES:
-                yield [*chunk, options.draft(task, texts)]
-                chunk, texts, jobs, size = [], [], 0, 0
+                yield [*chunk, *drafts()]
+                chunk, texts, objects, jobs, size = [], [], [], 0, 0
         if texts:
-            yield [*chunk, options.draft(task, texts)]
+            yield [*chunk, *drafts()]
 
 
 class Room:
@@ -200,7 +270,7 @@ def _rest(drafts: list[Draft], stored: list[range]) -> list[Draft]:
     for draft, ids in zip(drafts, stored, strict=True):
         if len(ids) < len(draft.payloads):
             payloads = draft.payloads[len(ids) :]
-            rest.append(Draft(draft.task, draft.queue, payloads, draft.priority, draft.delay_s, draft.run_at))
+            rest.append(msgspec.structs.replace(draft, payloads=payloads))
     return rest
 
 
@@ -236,7 +306,8 @@ def _instant(run_at: datetime | None) -> int | None:
     return round(run_at.timestamp() * 1000)
 
 
-def _priority(priority: int) -> int:
+def checked_priority(priority: int) -> int:
+    """Return a priority that fits into the store, or raise ConfigError."""
     if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > PRIORITY_MAX:
         raise ConfigError(
             f"priority is {priority!r}; it must be an integer within 32 bits. Nothing was stored."

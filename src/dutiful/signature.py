@@ -54,6 +54,7 @@ class Asks:
     ctx_name: str | None
     takes_any: bool  # *args, or no signature to be read
     takes_extra: bool  # **kwargs
+    returns: Any = Any  # what it says it returns; Any if it does not say, or nobody can tell
 
     @property
     def whole(self) -> Any:
@@ -129,7 +130,20 @@ def asks_of(fn: Function) -> Asks:
     any_args = inspect.Parameter.VAR_POSITIONAL in kinds
     if any_args and ctx_name is not None and found[0].name == ctx_name:
         raise ConfigError(f"{label}(): move {ctx_name!r} behind *args: it is given by name.")
-    return Asks(label, tuple(wanted), ctx_name, any_args, inspect.Parameter.VAR_KEYWORD in kinds)
+    takes_extra = inspect.Parameter.VAR_KEYWORD in kinds
+    return Asks(label, tuple(wanted), ctx_name, any_args, takes_extra, returns_of(fn))
+
+
+def returns_of(fn: Function) -> Any:
+    """Return what `fn` is annotated to return; Any if it is not, or that cannot be resolved."""
+    try:
+        annotation = signature_of(fn).return_annotation
+        if annotation is _EMPTY or annotation is None or annotation is Any:
+            return Any
+        result = inspect.Parameter("result", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+        return _resolved(fn, result, "")
+    except (TypeError, ValueError):  # no signature to be read; a ConfigError: a name for type checkers alone
+        return Any
 
 
 def signature_of(fn: Function) -> inspect.Signature:

@@ -8,25 +8,34 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from datetime import timedelta
+from types import TracebackType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from dutiful import config as settings
+from dutiful.asking import Limit
 from dutiful.config import Config, Keep
 from dutiful.core.retry import Retry
+from dutiful.core.schedule import Cron, Schedule
 from dutiful.door import Door
 from dutiful.errors import AlreadyStarted, ConfigError, DutifulError, StoreBusy, StoreError, WorkerStopped
-from dutiful.events import Events, JobsLost
+from dutiful.events import Event, Events, JobsLost, checked_listener, kinds_of
 from dutiful.handle import Job, Jobs, current_task, in_thread
 from dutiful.handler import made_of
 from dutiful.job import JobId, Record, State
+from dutiful.payload import check_name, decode_plain, encode
 from dutiful.registry import Registry
 from dutiful.runner.runner import Runner
+from dutiful.schedules import ScheduleOptions, Schedules, every
 from dutiful.sending import CHUNK_JOBS, Drafting, Room, Sending, SendOptions
+from dutiful.steps import check_event
 from dutiful.stopping import Deadline, Stopping, is_inside_engine
 from dutiful.store.committer import Committer
 from dutiful.store.committer import Sending as Begun
 from dutiful.store.contract import Counts, Draft, Edit, Query, Store, WorkerInfo
+from dutiful.store.special import events, pauses
+from dutiful.store.special.gates import Turn
+from dutiful.store.special.pauses import Paused
 from dutiful.store.sqlite import MEMORY, SqliteStore
 from dutiful.task import Task
 
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
+E = TypeVar("E", bound=Event)
 
 DEFAULT_STORE = "dutiful.db"
 EDIT_JOBS = 1000  # of a plural edit, in one commit: a few ms
@@ -111,6 +121,7 @@ class Worker:
         )
         self._registry = Registry(handlers)
         self._events = Events()
+        self.schedules = Schedules(self, self._registry)
         self._store = store_for(store, self._config, create=create)
         self._committer = Committer(
             self._store, buffer=buffer, keep_completed=self._config.keep_completed.count > 0
@@ -175,6 +186,7 @@ class Worker:
         timeout: float | None = None,
         process: bool = False,
         queue: str | None = None,
+        limit: Limit | None = None,
     ) -> Callable[[F], F]: ...
     def handler(self, fn: Any = None, /, **options: Any) -> Any:
         """
@@ -209,6 +221,7 @@ class Worker:
         timeout: float | None = None,
         process: bool = False,
         queue: str | None = None,
+        limit: Limit | None = None,
     ) -> Callable[[Callable[P, R]], Task[P, R, Job]]: ...
     def task(self, fn: Any = None, /, **options: Any) -> Any:
         """
@@ -233,6 +246,48 @@ class Worker:
         self._registry[chosen] = made_of(fn, spread=True, **options)
         return made
 
+    def every(self, span: float | timedelta | str, **options: Unpack[ScheduleOptions]) -> Callable[[F], F]:
+        """
+        Have a function called again and again: `@worker.every("5m")`.
+
+        Each firing is one job, however many workers declare it. It fires at the multiples of the
+        span since 1970 UTC, while any worker runs that declares it.
+
+        Args:
+            span: Seconds, a timedelta, or a text such as "90s", "5m" or "1h 30m".
+            options: See ScheduleOptions: name, missed, queue, payload, priority, retry, timeout, process.
+
+        Raises:
+            ConfigError: An option is wrong, or there is a schedule of this name.
+        """
+        return self._declaring(every(span), options)
+
+    def cron(self, line: str, *, tz: str = "UTC", **options: Unpack[ScheduleOptions]) -> Callable[[F], F]:
+        """
+        Have a function called when a crontab would: `@worker.cron("0 3 * * mon-fri", tz="Europe/Berlin")`.
+
+        Where clocks are put forward or back it does as Debian's cron does: see docs/periodic.md.
+
+        Args:
+            line: Five fields: minute, hour, day of the month, month, day of the week; or six, with
+                the seconds first.
+            tz: The time zone by whose clocks it is read, such as "Europe/Berlin".
+            options: As of `every`.
+
+        Raises:
+            ConfigError: An option is wrong, or there is a schedule of this name.
+        """
+        return self._declaring(Cron(line, tz), options)
+
+    def _declaring(self, when: Schedule, options: ScheduleOptions) -> Callable[[F], F]:
+        def declare(fn: F) -> F:
+            self.schedules.declare(fn, when, options, self._config.payload_bytes_max)
+            if self._runner is not None:
+                self._runner.declare()
+            return fn
+
+        return declare
+
     def process(self, callback: F) -> F:
         """
         Make `callback` the handler of every payload that has none of its own.
@@ -242,6 +297,35 @@ class Worker:
         """
         self._registry.process(callback)
         return callback
+
+    # --- events ----------------------------------------------------------------------------------
+
+    @overload
+    def on(self, event: type[E], listener: Callable[[E], object], /) -> Callable[[E], object]: ...
+    @overload
+    def on(self, event: UnionType, listener: F, /) -> F: ...
+    @overload
+    def on(self, event: type[Event] | UnionType, /) -> Callable[[F], F]: ...
+    def on(self, event: Any, listener: Any = None, /) -> Any:
+        """
+        Call a function with each event of a type, or of a union of types, that happens in this process.
+
+        The types are those of `dutiful.events`; `Event` stands for all. Also a decorator:
+        `@worker.on(JobDead | WorkerRescued)`. The function is called at once, in the thread where
+        it happens, so it is to return soon. If it raises, that is logged, and changes nothing.
+        Returns the function itself.
+
+        Raises:
+            ConfigError: That is no type of an event, or no plain function.
+        """
+        kinds = kinds_of(event)
+
+        def register(function: F) -> F:
+            checked_listener(function)
+            self._events.on(kinds, function)
+            return function
+
+        return register if listener is None else register(listener)
 
     # --- sending ---------------------------------------------------------------------------------
 
@@ -256,6 +340,15 @@ class Worker:
             delay: Seconds, or a timedelta, until it is due; 0 or more.
             run_at: The instant when it is due: a datetime with a time zone.
             priority: Higher runs first; default 0.
+            key: Jobs of one key run one at a time, in the order sent; a text, or a function of the
+                payload. A waiting retry holds its key, unless `on_failure="skip"`.
+            unique: True, or a Unique: at most one such job.
+            expires: Seconds, a timedelta, or an aware datetime: dead if not started by then.
+            deadline: Seconds, or a timedelta, for all attempts together.
+            after: A job, or several, that have to finish first; their results are `ctx.after`.
+                `on_dead` says what happens if one does not complete: "cancel" this one
+                (default), "run" it, or "wait" until it is run again by hand.
+            headers: Texts by name that travel with the job: trace context and the like.
             transaction: Your own connection or session to the same database, in a transaction:
                 the job exists if that commits. See docs/transactions.md for the libraries.
             timeout: With `buffer`, seconds to wait for room; None waits for ever.
@@ -279,6 +372,57 @@ class Worker:
         finally:
             self._door.leave(me)
         return Job(self, stored[0][0])
+
+    def _draft(self, payload: object, options: Mapping[str, Any]) -> Draft:
+        """Return the job that a handler sends with its own completion (`ctx.send`)."""
+        how = Sending(self._registry, self._config, cast("SendOptions", dict(options)))
+        draft = self._drafting.one(payload, how)
+        unique = None if draft.special is None else draft.special.unique
+        if unique is not None and unique.on_conflict == "raise":
+            raise ConfigError(
+                "ctx.send() cannot raise DuplicateJob, as it stores nothing yet; nothing was stored. Use "
+                'Unique(on_conflict="return"), or worker.send().'
+            )
+        return draft
+
+    def send_event(self, name: str, payload: object = None) -> Job | None:
+        """
+        Send an event: to the oldest job that waits for it (`ctx.wait_event`), or to the first that will.
+
+        When this returns it is on disk. A job that waits is due at once.
+
+        Args:
+            name: The event's name: any text, such as "approved:42".
+            payload: Any JSON value.
+
+        Returns:
+            The job that it went to; None: it is kept until one asks for it.
+
+        Raises:
+            NotEncodable: It cannot be stored. ConfigError: The name is wrong.
+            StoreError: The store cannot do it. In all of these nothing was stored.
+        """
+        check_event(name)
+        text = encode(payload, f"event {name}", self._config.payload_bytes_max)
+        store = self.opened()
+        self._check_not_in_transaction()
+        with store.sql() as sql:
+            job_id = events.send(sql, name, text)
+            gates = None if job_id is None else events.gates_of(sql, job_id)
+        if job_id is None:
+            return None
+        if gates:  # in a transaction of its own: whoever holds a gate may wait for the job's row
+            with store.sql() as sql:
+                turn = Turn(sql)
+                turn.look_at(*gates)
+                turn.finish()
+        store.ring()
+        self.nudge()
+        return Job(self, job_id)
+
+    async def asend_event(self, name: str, payload: object = None) -> Job | None:
+        """`send_event`, without blocking the event loop."""
+        return await in_thread(self.send_event, name, payload)
 
     def send_many(self, payloads: Iterable[object], **options: Unpack[SendOptions]) -> Jobs:
         """
@@ -493,7 +637,15 @@ class Worker:
             stopped, self._stopping = self._stopping, None
         try:
             self.opened()
-            runner = Runner(self._store, self._committer, self._registry, self._config, self._events)
+            runner = Runner(
+                self._store,
+                self._committer,
+                self._registry,
+                self._config,
+                self._events,
+                self._draft,
+                self.schedules.declared,
+            )
             runner.start()
         except BaseException:
             self._stopping = stopped
@@ -661,10 +813,45 @@ class Worker:
         done: list[JobId] = []
         for start in range(0, len(job_ids), EDIT_JOBS):  # in parts, so that no send waits long
             done += store.edit(job_ids[start : start + EDIT_JOBS], edit)
-        if done and edit == "retry":
+        if done:  # run again, or out of another's way
             store.ring()
             self.nudge()
         return done
+
+    # --- pausing ------------------------------------------------------------------------------------
+
+    def pause(self, *, queue: str | None = None, task: str | None = None) -> None:
+        """
+        Have no worker begin a job of this queue, or of this task, until it is resumed.
+
+        Holds for all workers of the store, at once and after a restart. What runs already goes on;
+        jobs can be sent, and wait. Repeating is harmless.
+
+        Raises:
+            ConfigError: Not one of the two was given, or it is no name. StoreError: Nothing was paused.
+        """
+        kind, name = _queue_or_task("pause", queue, task)
+        with self.opened().sql() as sql:
+            pauses.pause(sql, kind, name)
+        self.reread()
+
+    def resume(self, *, queue: str | None = None, task: str | None = None) -> bool:
+        """
+        Let jobs of this queue, or of this task, be taken again; return whether it was paused.
+
+        Raises:
+            ConfigError: Not one of the two was given, or it is no name. StoreError: Nothing was resumed.
+        """
+        kind, name = _queue_or_task("resume", queue, task)
+        with self.opened().sql() as sql:
+            was_paused = pauses.resume(sql, kind, name)
+        self.reread()
+        return was_paused
+
+    def paused(self) -> list[Paused]:
+        """Return the queues and tasks that are paused."""
+        with self.opened().sql_look() as look:
+            return pauses.listed(look)
 
     # --- for our own parts --------------------------------------------------------------------------
 
@@ -686,6 +873,17 @@ class Worker:
         """Have `tell` called when this worker finishes the job."""
         self._committer.watched.setdefault(job_id, []).append(tell)
 
+    def decode_result(self, task: str, text: str) -> Any:
+        """Return a result as the task's handler is annotated, if this process knows it."""
+        entry = self._registry.entry(task)
+        return decode_plain(text) if entry is None else entry.result(text)
+
+    def reread(self) -> None:
+        """Have all workers see what was paused or resumed."""
+        if self._runner is not None:
+            self._runner.reread()
+        self._store.ring()
+
     def nudge(self) -> None:
         """Have this process's worker look for what was changed by hand."""
         if self._runner is not None:
@@ -698,6 +896,14 @@ class Worker:
             waiting.remove(tell)
         if not waiting:
             self._committer.watched.pop(job_id, None)
+
+
+def _queue_or_task(action: str, queue: str | None, task: str | None) -> tuple[Literal["queue", "task"], str]:
+    if queue is not None and task is None:
+        return "queue", check_name(queue, "queue")
+    if task is not None and queue is None:
+        return "task", check_name(task, "task")
+    raise ConfigError(f"{action}() takes either queue= or task=; nothing was changed. Give one of them.")
 
 
 def _is_spawned_child_importing() -> bool:

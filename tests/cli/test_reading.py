@@ -105,6 +105,17 @@ def test_a_job_is_shown_with_payload_and_result(store):
     assert re.search(r"priority +5", shown)
 
 
+def test_a_job_is_shown_with_its_progress(tmp_path):
+    path = tmp_path / "progress.db"
+    with Worker(path, handlers={"hash": lambda ctx: ctx.progress(1, 4, "a.png \x1b[31m")}) as worker:
+        worker.send(None, task="hash").wait(timeout=30)
+
+    shown = dutiful("job", path, 1).stdout
+    assert re.search(r"progress +1 of 4 \(25 %\)  a.png", shown)
+    assert not RAW.search(shown)
+    assert told("job", path, 1)["progress"]["total"] == 4
+
+
 def test_a_dead_job_is_shown_with_its_errors(store):
     (error,) = told("job", store, 3)["errors"]
 

@@ -149,8 +149,13 @@ def test_every_kind_of_result_is_decided_on() -> None:
 def test_the_table_of_transitions_is_whole() -> None:
     """Each state has its row; only a person brings a finished job back; only a claim leads to running."""
     assert set(TRANSITIONS) == set(State)
-    assert all(TRANSITIONS[state] == {State.PENDING} for state in FINISHED)
+    assert all(TRANSITIONS[state] == {State.PENDING, State.BLOCKED} for state in FINISHED)
     assert [state for state, following in TRANSITIONS.items() if State.RUNNING in following] == [
         State.PENDING
     ]
     assert State.RUNNING not in TRANSITIONS[State.RUNNING]
+
+
+def test_a_blocked_job_runs_only_by_way_of_pending() -> None:
+    """It may be let through, cancelled or too late."""
+    assert TRANSITIONS[State.BLOCKED] == {State.PENDING, State.CANCELLED, State.DEAD}

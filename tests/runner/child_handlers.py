@@ -213,3 +213,13 @@ class Outer:
 if __name__ == "__main__":
 
     def hidden() -> None: ...
+
+
+def asks_too_much(ctx) -> list[str]:
+    refusals = []
+    for name in ("step", "astep", "sleep", "wait_event", "send", "progress", "after", "headers"):
+        try:
+            getattr(ctx, name)
+        except ConfigError as error:
+            refusals.append(str(error))
+    return refusals

@@ -139,6 +139,14 @@ def test_a_handler_sees_its_job(pool):
     assert "job 7" in refusal
 
 
+def test_what_needs_the_store_is_refused_in_a_child(pool):
+    outcome = run(pool, handlers.asks_too_much, id=7, task="much")
+
+    refusals = msgspec.json.decode(outcome.value)
+    assert len(refusals) == 8
+    assert all("process=True" in refusal and "job 7 (much)" in refusal for refusal in refusals)
+
+
 def test_what_a_handler_prints_goes_where_the_parents_output_goes(pool, capfd):
     run(pool, handlers.shout, "heard")
 

@@ -9,9 +9,22 @@ import psycopg
 from dutiful.store.postgres import PostgresStore
 
 _INSTANTS = {
-    "job": ("due_at", "created_at", "started_at", "finished_at", "cancel_at", "parked_at"),
+    "job": (
+        "due_at",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "cancel_at",
+        "parked_at",
+        "expires_at",
+        "unique_till",
+    ),
     "error": ("at",),
     "worker": ("started_at", "seen_at"),
+    "pool": ("next_at",),
+    "schedule": ("next_at", "last_at", "paused_at", "seen_at"),
+    "step": ("at",),
+    "event": ("at",),
 }
 
 

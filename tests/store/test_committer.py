@@ -13,7 +13,7 @@ import pytest
 from dutiful.errors import StoreBusy, StoreError
 from dutiful.job import Ack, State
 from dutiful.store.committer import Committer, Sending
-from dutiful.store.contract import Draft, Outcome, Take, Work
+from dutiful.store.contract import Draft, Outcome, Query, Take, Work
 from dutiful.store.sqlite import MEMORY
 from tests.store import inside
 
@@ -527,3 +527,66 @@ def test_a_storm_of_interruptions_leaves_no_doubt_and_nothing_stuck(tmp_path, fo
     assert len(found["stored"]) == len(set(found["stored"]))
     assert set(found["acknowledged"]) <= set(found["stored"])
     assert {f"late.{n}" for n in range(5)} <= set(found["acknowledged"])
+
+
+# --- jobs that are sent with an ack ------------------------------------------------------------
+
+
+def _sent_with(claim) -> Draft:
+    return Draft("t", "q", ["sent"], only_if=(claim.id, claim.attempt))
+
+
+def _ack_of(claim) -> Ack:
+    return Ack(claim.id, claim.attempt, State.COMPLETED, 0, 0)
+
+
+def _payloads(store) -> list[str | None]:
+    return [record.payload for record in store.store.find(Query())]
+
+
+def test_jobs_sent_with_an_ack_are_in_its_step_before_those_of_others(store, committer):
+    (claim,) = _claimed(store)
+    store.gate.clear()
+    store.entered.clear()
+    first = threading.Thread(target=committer.submit, args=([_draft("first")],))
+    first.start()
+    assert store.entered.wait(10)
+    committer.ack(_ack_of(claim), [_sent_with(claim)])
+    second = threading.Thread(target=committer.submit, args=([_draft("second"), _draft("third")],))
+    second.start()
+    _wait_until(lambda: committer._sendings)
+    store.gate.set()
+
+    first.join(10)
+    second.join(10)
+    _wait_until(lambda: not committer.has_outcomes() and len(_payloads(store)) == 5)
+    with_ack = [work for work in store.steps if work.acks]
+    assert [[draft.payloads for draft in work.drafts][:1] for work in with_ack] == [[["sent"]]]
+    assert not committer._with_ack
+
+
+def test_an_ack_and_its_jobs_stay_together_when_a_step_fails(store, committer):
+    (claim,) = _claimed(store)
+    store.error = StoreBusy("recorder", 0.0)
+    committer.ack(_ack_of(claim), [_sent_with(claim)])
+    _wait_until(lambda: len(store.steps) > 1)
+    assert _payloads(store) == ["1"]
+
+    store.error = None
+    _wait_until(lambda: not committer.has_outcomes() and len(_payloads(store)) == 2)
+
+    assert all([draft.payloads for draft in work.drafts] == [["sent"]] for work in store.steps if work.acks)
+    assert not committer._with_ack
+
+
+def test_jobs_that_the_store_cannot_take_are_let_go_with_their_ack(store, committer):
+    bad, good = _claimed(store, 2)
+    watcher = Watcher()
+    committer.watcher = watcher
+    committer.ack(_ack_of(bad), [Draft("t", "q", [object(), object()], only_if=(bad.id, bad.attempt))])
+    committer.ack(_ack_of(good), [_sent_with(good)])
+
+    _wait_until(lambda: not committer.has_outcomes() and "sent" in _payloads(store))
+
+    assert bad.id in [told[0] for told in watcher.told if isinstance(told, tuple)]
+    assert not committer._with_ack

@@ -13,7 +13,13 @@ import pytest
 from dutiful.store import clock
 from dutiful.store.contract import Store
 from dutiful.store.sqlite import MEMORY, SqliteStore
-from dutiful.testing import DoorbellContract, DurableContract, StoreContract, UsersTransactionContract
+from dutiful.testing import (
+    DoorbellContract,
+    DurableContract,
+    SpecialContract,
+    StoreContract,
+    UsersTransactionContract,
+)
 from tests.store import inside
 
 
@@ -45,7 +51,7 @@ class SqliteContract(StoreContract):
             )
 
 
-class TestFile(SqliteContract, DurableContract, UsersTransactionContract, DoorbellContract):
+class TestFile(SqliteContract, SpecialContract, DurableContract, UsersTransactionContract, DoorbellContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[SqliteStore]:
         store = inside.opened(tmp_path / "jobs.db", busy_s=5)
@@ -64,7 +70,7 @@ class TestFile(SqliteContract, DurableContract, UsersTransactionContract, Doorbe
             yield connection
 
 
-class TestMemory(SqliteContract):
+class TestMemory(SqliteContract, SpecialContract):
     @pytest.fixture
     def store(self) -> Iterator[SqliteStore]:
         store = inside.opened(MEMORY, busy_s=5)

@@ -11,7 +11,13 @@ import pytest
 
 from dutiful.store.contract import Store
 from dutiful.store.postgres import PostgresStore
-from dutiful.testing import DoorbellContract, DurableContract, StoreContract, UsersTransactionContract
+from dutiful.testing import (
+    DoorbellContract,
+    DurableContract,
+    SpecialContract,
+    StoreContract,
+    UsersTransactionContract,
+)
 from dutiful.testing.drafts import DurableDrafts
 from dutiful.testing.steps import DurableSteps
 from tests.servers.pgbouncer import Pooler
@@ -24,7 +30,7 @@ def pooler(postgres_url: str) -> Iterator[Pooler]:
         yield pooler
 
 
-class PostgresContract(StoreContract, UsersTransactionContract):
+class PostgresContract(StoreContract, SpecialContract, UsersTransactionContract):
     @pytest.fixture
     def store(self, database_url: str) -> Iterator[PostgresStore]:
         store = inside.opened(database_url)

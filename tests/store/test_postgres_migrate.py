@@ -42,7 +42,7 @@ def tables(url: str, schema: str = "dutiful") -> set[str]:
     return {str(row[0]) for row in rows}
 
 
-ALL = {"meta", "job", "error", "worker"}
+ALL = {"meta", "job", "error", "worker", "after", "pool", "step", "event", "schedule", "pause"}
 
 
 # --- made once ---------------------------------------------------------------------------------------

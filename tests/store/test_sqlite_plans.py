@@ -17,7 +17,8 @@ import pytest
 from dutiful.config import Keep
 from dutiful.job import Ack, ErrorInfo, State
 from dutiful.store import sqlite_look, sqlite_step, sqlite_upkeep
-from dutiful.store.contract import Draft, Outcome, Query, Take, Work
+from dutiful.store.contract import Draft, Outcome, Query, Special, Take, Unique, Work
+from dutiful.store.special import clockwork
 from dutiful.store.sqlite import SqliteStore
 from tests.store import inside
 
@@ -67,13 +68,18 @@ def _indexes(plan: list[str]) -> set[str]:
     found = set()
     for line in _on_jobs(plan):
         match = re.search(r"USING (?:COVERING )?INDEX (\w+)|USING INTEGER (PRIMARY KEY)", line)
-        found.add(next(filter(None, match.groups())) if match else f"none: {line}")
+        if line == "SEARCH dutiful_job":  # the largest id, at the end of the primary key
+            found.add(PK)
+        else:
+            found.add(next(filter(None, match.groups())) if match else f"none: {line}")
     return found
 
 
 CLAIM, SUSPECT = "dutiful_job_claim", "dutiful_job_suspect"
 RUNNING, FINISHED = "dutiful_job_running", "dutiful_job_finished"
 DEAD, PARKED, CANCEL = "dutiful_job_dead", "dutiful_job_parked", "dutiful_job_cancel"
+LANE, POOL, UNIQUE = "dutiful_job_lane", "dutiful_job_pool", "dutiful_job_unique"
+EXPIRES, BLOCKED, END = "dutiful_job_expires", "dutiful_job_blocked", "dutiful_job_end"
 
 STATEMENTS = [
     ("take", sqlite_step.select_due(suspects=False, skip=False), {CLAIM}),
@@ -84,7 +90,7 @@ STATEMENTS = [
     ("complete a set", sqlite_step._COMPLETE + sqlite_step._SET, {PK}),
     ("delete a run", sqlite_step._DELETE + sqlite_step._RUN, {PK}),
     ("delete a set", sqlite_step._DELETE + sqlite_step._SET, {PK}),
-    ("counts", sqlite_look._COUNTS, {CLAIM, SUSPECT, RUNNING, FINISHED, DEAD, PARKED}),
+    ("counts", sqlite_look._COUNTS, {CLAIM, SUSPECT, RUNNING, FINISHED, DEAD, PARKED, BLOCKED}),
     ("next due", sqlite_look._NEXT_DUE.format(crashes="=", skip=""), {CLAIM}),
     ("next suspect", sqlite_look._NEXT_DUE.format(crashes=">", skip=sqlite_look.SKIPPED), {SUSPECT}),
 ]
@@ -98,7 +104,7 @@ def test_a_statement_goes_by_its_index(store: SqliteStore, sql: str, indexes: se
 
 
 TRACED = [
-    ("count_unfinished", lambda s: s.unfinished(), {CLAIM, SUSPECT, RUNNING}),
+    ("count_unfinished", lambda s: s.unfinished(), {CLAIM, SUSPECT, RUNNING, BLOCKED}),
     ("get", lambda s: s.get([1, 2]), {PK}),
     ("owns", lambda s: sqlite_look.owns(inside.reader(s), _claim()), {PK}),
     ("parked_tasks", lambda s: sqlite_look.parked_tasks(inside.reader(s)), {PARKED}),
@@ -106,12 +112,52 @@ TRACED = [
     ("unpark", lambda s: sqlite_upkeep.unpark(inside.writer(s), ["t"]), {PK, PARKED}),
     ("cancelled", lambda s: s.cancelled(1), {CANCEL}),
     ("running_of", lambda s: sqlite_upkeep.running_of(inside.writer(s), 1), {RUNNING}),
-    ("give_back", lambda s: sqlite_upkeep.give_back(inside.writer(s), 1, 0), {RUNNING}),
+    ("give_back", lambda s: sqlite_upkeep.give_back(inside.writer(s), 1, 0), {RUNNING, CANCEL}),
     ("prune", lambda s: s.prune(Keep(count=0), limit=2), {PK, FINISHED}),
     ("retry", lambda s: s.edit([1, 2, 3], "retry"), {PK}),
     ("cancel", lambda s: s.edit([1, 2, 3], "cancel"), {PK}),
     ("delete", lambda s: s.edit([1, 2, 3], "delete"), {PK}),
+    ("send with a key", lambda s: _send(s, Special(key="k")), {LANE, PK}),
+    ("send with a limit", lambda s: _send(s, Special(pool="p", pool_size=2)), {POOL, PK}),
+    ("send with both", lambda s: _send(s, Special(key="k", pool="p", pool_size=2)), {LANE, POOL, PK}),
+    ("send a unique one", lambda s: _send(s, Special(unique=ONCE), twice=True), {UNIQUE, PK}),
+    ("send after others", lambda s: _send(s, Special(after=(1, 2))), {PK}),
+    ("tend", lambda s: _tend(s), {EXPIRES, BLOCKED, END, LANE, POOL, PK}),  # noqa: PLW0108  # defined below
+    ("a whole life", lambda s: _live(s), {CLAIM, LANE, POOL, PK}),  # noqa: PLW0108  # defined below
 ]
+ONCE = Unique("u", (State.PENDING, State.BLOCKED, State.RUNNING))
+
+
+def _send(store, special, *, twice: bool = False) -> None:
+    for _ in range(1 + twice):
+        _step(store, drafts=[Draft("t", "special", ["1"], special=special)])
+
+
+def _tend(store) -> None:
+    """All that can be late: a retry that had stepped aside, an expiry, an end in a transaction."""
+    both = Special(key="k", key_skips=True, pool="p", pool_size=2, expires_at=1)
+    outcome = _step(store, drafts=[Draft("t", "special", ["1"], special=both)])
+    db = inside.writer(store)
+    (job_id,) = outcome.stored[0]
+    db.execute(
+        "UPDATE dutiful_job SET state = 'blocked', held = 'key', due_at = due_at + 1 WHERE id = ?", (job_id,)
+    )
+    db.execute("UPDATE dutiful_job SET held = 'end' WHERE id = 1")
+    with store.sql_look() as look:
+        found = clockwork.look(look, 0)
+    clockwork.tend(store, found, "w")
+
+
+def _live(store) -> None:
+    """Sent, claimed, tried again, completed, and followed."""
+    owner = store.join("v", ["special"], 9)
+    special = Special(key="k", pool="p", pool_size=2, deadline_s=9.0)
+    (ids,) = _step(store, drafts=[Draft("t", "special", ["1", "2"], special=special)]).stored
+    _send(store, Special(after=tuple(ids)))
+    (claim,) = _step(store, take=Take(owner, ("special",), 9)).claims
+    _step(store, acks=[Ack(claim.id, 1, State.PENDING, 1, 0, delay_s=0.0, special=True)])
+    (claim,) = _step(store, take=Take(owner, ("special",), 9)).claims
+    _step(store, acks=[Ack(claim.id, 2, State.DEAD, 1, 0, special=True)])
 
 
 def _claim():

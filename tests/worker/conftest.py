@@ -24,6 +24,12 @@ def store(request: pytest.FixtureRequest, path: Path) -> str:
     return ":memory:" if request.param == "memory" else str(path)
 
 
+@pytest.fixture(params=["file", "postgres"])
+def shared(request: pytest.FixtureRequest, path: Path) -> str:
+    """What several processes can share: a file, and a PostgreSQL database."""
+    return str(path) if request.param == "file" else request.getfixturevalue("database_url")
+
+
 @pytest.fixture
 def make(path: Path) -> Iterator[Callable[..., Worker]]:
     """Make a worker: on the file, if no store is given."""

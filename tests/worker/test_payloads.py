@@ -202,11 +202,21 @@ def test_what_cannot_be_stored_is_refused_and_nothing_is_stored(make, payload, m
     assert worker.jobs() == []
 
 
-def test_a_result_is_plain_json(started, store):
+def test_a_result_is_what_the_handler_says_that_it_returns(started, store):
     worker = started(store)
 
     @worker.handler
     def on_part(it: Part) -> Plain:
+        return PLAIN
+
+    assert result(worker.send(Part("a"))) == PLAIN
+
+
+def test_without_such_an_annotation_a_result_is_plain_json(started, store):
+    worker = started(store)
+
+    @worker.handler
+    def on_part(it: Part):
         return PLAIN
 
     back = result(worker.send(Part("a")))

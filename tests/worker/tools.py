@@ -90,6 +90,17 @@ def has_stopped(worker):
     return False
 
 
+def has_failed_once() -> Callable[[], None]:
+    """Return a function that raises the first time that it is called."""
+    calls = itertools.count()
+
+    def fail() -> None:
+        if next(calls) == 0:
+            raise ValueError("the first time")
+
+    return fail
+
+
 class Seen:
     """What handlers were given, in order; the test waits for it."""
 

@@ -10,7 +10,21 @@ import sys
 from typing import TYPE_CHECKING
 
 from dutiful import __version__
-from dutiful.cli import codes, demo, doctor, edits, job, jobs, migrate, move, run, send, status
+from dutiful.cli import (
+    codes,
+    demo,
+    doctor,
+    edits,
+    job,
+    jobs,
+    migrate,
+    move,
+    pause,
+    run,
+    schedules,
+    send,
+    status,
+)
 from dutiful.cli.text import clean
 
 if TYPE_CHECKING:
@@ -101,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     _add(add, "job", job, "all about one job: payload, result, attempts, tracebacks")
     for name in ("retry", "cancel", "delete"):
         _add(add, name, edits, edits.HELP[name])
+    for name in ("pause", "resume"):
+        _add(add, name, pause, pause.HELP[name])
+    _add(add, "schedules", schedules, "what fires when; pause, resume or run one")
     _add(add, "doctor", doctor, "what to look at: jobs that nobody takes, file modes, free disk space")
     _add(add, "migrate", migrate, "make a store's tables, or bring them up to date")
     _add(add, "move", move, "move all jobs to another store, as from a file to PostgreSQL")

@@ -20,6 +20,12 @@ examples:
   dutiful job jobs.db 42 --json | jq .payload
 
 With --json, a payload or result that is no JSON is in payload_text or result_text."""
+_WAITS_FOR = {
+    "after": "the jobs that it was sent after",
+    "key": "an earlier job of its key",
+    "pool": "its limit",
+    "end": "nothing; its completion is still to be told to those that wait for it",
+}
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +66,7 @@ def _document(record: Record) -> dict[str, Any]:
         **summary(record),
         **_value("payload", record.payload),
         **_value("result", record.result),
+        **_value("progress", record.progress),
         "errors": errors,
     }
 
@@ -87,17 +94,31 @@ def _facts(record: Record) -> None:
     if record.priority:
         _fact("priority", str(record.priority))
     _fact("attempts", f"{record.attempt}{_ended(record)}")
+    if record.progress is not None:
+        _fact("progress", _progress(record.progress))
+    if record.key is not None:
+        _fact("key", text.clean(record.key))
+    if record.held is not None:
+        _fact("waits for", _WAITS_FOR.get(record.held, text.clean(record.held)))
     if record.worker:
         _fact("worker", text.clean(record.worker))
     for name, instant in (
         ("sent", record.created_at),
         ("due", record.due_at),
+        ("expires", record.expires_at),
         ("started", record.started_at),
         ("stop asked", record.cancel_at),
         ("finished", record.finished_at),
     ):
         if instant is not None:
             _fact(name, text.local(instant), text.from_now(instant, now_ms))
+
+
+def _progress(stored: str) -> str:
+    said = text.value(stored)
+    done, total, message = said["done"], said.get("total"), said.get("message", "")
+    share = f"{done:g} of {total:g} ({100 * done / total:.0f} %)" if total else f"{done:g}"
+    return text.clean(f"{share}  {message}".rstrip())
 
 
 def _ended(record: Record) -> str:

@@ -26,6 +26,7 @@ examples:
   dutiful jobs jobs.db --all --json | jq .id       all of them, a line each
 
 Payloads and results are shown by `dutiful job` alone: they may be private."""
+_BEHIND = {"after": "other jobs", "key": "its key", "pool": "its limit"}
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +88,9 @@ def summary(record: Record) -> dict[str, Any]:
         "finished_at": text.iso(record.finished_at),
         "cancel_at": text.iso(record.cancel_at),
         "worker": record.worker,
+        "key": record.key,
+        "held": record.held,
+        "expires_at": text.iso(record.expires_at),
     }
 
 
@@ -122,6 +126,8 @@ def when(record: Record, now_ms: int) -> str:
         asked = ", asked to stop" if record.cancel_at is not None else ""
         started = record.started_at or record.due_at
         return f"since {text.duration((now_ms - started) / 1000)}{asked}"
+    if record.held in _BEHIND:
+        return f"waits for {_BEHIND[record.held]}"
     if record.due_at > now_ms:
         return f"due {text.from_now(record.due_at, now_ms)}"
     return f"due since {text.duration((now_ms - record.due_at) / 1000)}"

@@ -4,7 +4,7 @@ import argparse
 import re
 from datetime import datetime
 
-STATES = ("pending", "running", "completed", "dead", "cancelled")
+STATES = ("pending", "blocked", "running", "completed", "dead", "cancelled")
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 

@@ -17,6 +17,7 @@ examples:
   dutiful send jobs.db notify '{"user_id": 7}'
   dutiful send jobs.db notify '{"user_id": 7}' --delay 10m --priority 5
   dutiful send jobs.db report null --run-at 2027-01-31T09:00+01:00
+  dutiful send jobs.db sync '{"account": 42}' --key account:42 --unique
   dutiful send jobs.db notify < users.jsonl        one job per line
 
 The ids are printed, one a line (for a stream: not on a terminal). Lines are stored as they come.
@@ -36,6 +37,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "--run-at", type=options.instant, metavar="INSTANT", help="due then: ISO 8601 with a time zone"
     )
     parser.add_argument("--priority", type=int, default=0, metavar="N", help="higher runs first (0)")
+    parser.add_argument("--key", metavar="KEY", help="jobs of one key run one at a time, in the order sent")
+    parser.add_argument(
+        "--unique", action="store_true", help="if the same one waits or runs already, print that one's id"
+    )
+    parser.add_argument(
+        "--expires", type=options.seconds, metavar="TIME", help="dead if not started by then: 90, 90s, 10m"
+    )
     parser.set_defaults(command=command)
     parser.epilog = _EPILOG
 
@@ -46,7 +54,9 @@ def command(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
+    asked = {"key": args.key, "unique": args.unique or None, "expires": args.expires}
     return {
+        **{name: value for name, value in asked.items() if value is not None},
         "task": args.task,
         "queue": args.queue,
         "delay": args.delay,

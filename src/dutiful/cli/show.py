@@ -13,7 +13,14 @@ Part = str | tuple[str, str]  # text, or (text, style); the text is harmless alr
 
 DIM = "dim"
 BOLD = "bold"
-STATE_STYLES = {"pending": "cyan", "running": "blue", "completed": "green", "dead": "red", "cancelled": "dim"}
+STATE_STYLES = {
+    "pending": "cyan",
+    "blocked": "yellow",
+    "running": "blue",
+    "completed": "green",
+    "dead": "red",
+    "cancelled": "dim",
+}
 
 
 def line(*parts: Part) -> None:

@@ -81,7 +81,7 @@ def _head(store: str, size: int | None) -> None:
 def _counts(store: str, counts: Counts) -> None:
     numbers = {str(state): f"{count:,}" for state, count in counts.by_state.items()}
     width = max(6, *map(len, numbers.values()))
-    notes = {"pending": _pending(counts)}
+    notes = {"pending": _pending(counts), "blocked": "wait for a key, a limit or other jobs"}
     if counts.by_state and numbers.get("dead", "0") != "0":
         notes["dead"] = f"see: dutiful jobs {text.clean(store)} --state dead"
     for name, number in numbers.items():
@@ -90,7 +90,7 @@ def _counts(store: str, counts: Counts) -> None:
             "  ",
             (f"{styled[0]:<10}", styled[1]),
             f"{number:>{width}}",
-            (f"   {notes.get(name, '')}".rstrip(), show.DIM),
+            (f"   {notes.get(name, '') if number != '0' else ''}".rstrip(), show.DIM),
         )
     show.line()
 

@@ -34,10 +34,11 @@ from dutiful.job import (
 # From a state to the states that may follow. `replay` by a person is the way back.
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.RUNNING, State.CANCELLED, State.DEAD}),
-    State.RUNNING: frozenset({State.PENDING, State.COMPLETED, State.DEAD, State.CANCELLED}),
-    State.COMPLETED: frozenset({State.PENDING}),
-    State.DEAD: frozenset({State.PENDING}),
-    State.CANCELLED: frozenset({State.PENDING}),
+    State.BLOCKED: frozenset({State.PENDING, State.CANCELLED, State.DEAD}),
+    State.RUNNING: frozenset({State.PENDING, State.BLOCKED, State.COMPLETED, State.DEAD, State.CANCELLED}),
+    State.COMPLETED: frozenset({State.PENDING, State.BLOCKED}),
+    State.DEAD: frozenset({State.PENDING, State.BLOCKED}),
+    State.CANCELLED: frozenset({State.PENDING, State.BLOCKED}),
 }
 
 # With this many crashes a job runs alone in its process: the next crash is its own.
@@ -52,7 +53,8 @@ def after(claim: Claim, result: Result, retry: Retry, max_crashes: int, chance: 
         case Snooze(seconds):
             return _ack(claim, State.PENDING, delay_s=max(0.0, seconds))
         case Interrupted():
-            return Ack(claim.id, claim.attempt, State.PENDING, claim.failures, claim.crashes)
+            special = claim.extra is not None
+            return Ack(claim.id, claim.attempt, State.PENDING, claim.failures, claim.crashes, special=special)
         case Cancel(reason):
             return _ack(claim, State.CANCELLED, error=_reason("Cancel", reason))
         case Discard(reason):
@@ -83,7 +85,8 @@ def _after_failure(claim: Claim, result: Failed, retry: Retry, chance: float) ->
 def _after_crash(claim: Claim, error: ErrorInfo, max_crashes: int) -> Ack:
     crashes = claim.crashes + 1
     state = State.DEAD if crashes >= max_crashes else State.PENDING
-    return Ack(claim.id, claim.attempt, state, claim.failures, crashes, error=error)
+    special = claim.extra is not None
+    return Ack(claim.id, claim.attempt, state, claim.failures, crashes, error=error, special=special)
 
 
 def _ack(
@@ -105,6 +108,7 @@ def _ack(
         delay_s=delay_s,
         result=result,
         error=error,
+        special=claim.extra is not None,
     )
 
 

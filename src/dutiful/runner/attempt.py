@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from dutiful.store.special import extra as extras
+
 if TYPE_CHECKING:
     from dutiful.context import Context
     from dutiful.handler import Entry
@@ -20,6 +22,7 @@ class Attempt:
         "is_over",
         "slot",
         "timed_out",
+        "timeout_s",
         "was_asked_to_stop",
         "was_stopped",
     )
@@ -29,6 +32,7 @@ class Attempt:
         self.entry = entry
         self.slot = slot
         self.ctx: Context | None = None
+        self.timeout_s = _timeout_s(claim, entry)
         self.deadline: float | None = None  # monotonic: of a handler in a thread; then of its lease
         self.cancelled = False
         self.timed_out = False
@@ -41,3 +45,11 @@ class Attempt:
         self.was_asked_to_stop = True
         if self.ctx is not None:
             self.ctx.stop_soon()
+
+
+def _timeout_s(claim: "Claim", entry: "Entry") -> float | None:
+    """Return the seconds that this attempt may take: its handler's, or what is left of the job's deadline."""
+    left_s = None if claim.extra is None else extras.read(claim.extra).left_s
+    if left_s is None or entry.timeout_s is None:
+        return entry.timeout_s if left_s is None else left_s
+    return min(left_s, entry.timeout_s)

@@ -6,12 +6,12 @@ One attempt, from claim to outcome.
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dutiful.config import Config
-from dutiful.context import Context
+from dutiful.context import Context, Desk
 from dutiful.crashpoint import ARMED, crashpoint
 from dutiful.errors import NotDecodable
 from dutiful.events import Events, HandlerStuck
@@ -22,8 +22,9 @@ from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import error_info, timed_out
 from dutiful.runner.outcomes import Outcomes
 from dutiful.store.committer import Committer
-from dutiful.store.contract import Marks, Owner, Store
+from dutiful.store.contract import Draft, Marks, Owner, Store
 from dutiful.store.liveness import SLOTS_MAX
+from dutiful.store.special.steps import write_progress
 
 if TYPE_CHECKING:
     from dutiful.runner.coroutines import Coroutines
@@ -41,6 +42,7 @@ class Attempts:
         stuck: Told of an attempt whose thread did not end in time.
         suspect_over: Called when an attempt at a job that has crashed before has ended.
         nudge: Has the worker look whether something is due.
+        draft: From a payload and the options of `send` to the job to store.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Attempts:
         stuck: Callable[[Attempt], None],
         suspect_over: Callable[[Claim], None],
         nudge: Callable[[], None],
+        draft: Callable[[object, Mapping[str, Any]], Draft],
     ) -> None:
         self._store = store
         self._committer = committer
@@ -67,6 +70,7 @@ class Attempts:
         self._stuck = stuck
         self._suspect_over = suspect_over
         self._nudge = nudge
+        self._draft = draft
         self.outcomes = Outcomes(committer, config, events)
         self._coroutines: Coroutines | None = None
         self._children: ChildPool | None = None
@@ -91,7 +95,12 @@ class Attempts:
         if entry is None:  # its handler was taken away after the claim
             self._never_ran(claim, Interrupted())
             return True
-        if entry.plain is not None and not claim.crashes and claim.payload is not None:
+        if (
+            entry.plain is not None
+            and not claim.crashes
+            and claim.payload is not None
+            and claim.extra is None
+        ):
             try:
                 argument = entry.plain(claim.payload)
             except Exception:  # noqa: BLE001, S110  # told below, where it is decoded again
@@ -133,7 +142,13 @@ class Attempts:
             self._never_ran(claim, Discard(str(error)), error)
             return True
         if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
-            attempt.ctx = Context(claim, lambda own: self._transaction(attempt, own))
+            desk = Desk(
+                self._store,
+                self._draft,
+                lambda own: self._transaction(attempt, own),
+                self._config.result_bytes_max,
+            )
+            attempt.ctx = Context(claim, desk)
             kwargs[entry.ctx_name] = attempt.ctx
         self.running[slot] = attempt
         self._marks[slot] = claim.id
@@ -154,8 +169,8 @@ class Attempts:
 
     def _run_here(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         entry = attempt.entry
-        if entry.timeout_s is not None:
-            attempt.deadline = time.monotonic() + entry.timeout_s
+        if attempt.timeout_s is not None:
+            attempt.deadline = time.monotonic() + attempt.timeout_s
             self._look_by(attempt.deadline)
         if ARMED:
             crashpoint("handler.before")
@@ -192,7 +207,7 @@ class Attempts:
                 self.outcomes.raised_after_completion(attempt.claim, error)
         else:
             result = self.outcomes.of_attempt(attempt, value, error)
-            self.outcomes.end(attempt.claim, result, self.outcomes.retry(attempt.entry))
+            self.outcomes.end(attempt.claim, result, self.outcomes.retry(attempt.entry), attempt=attempt)
         self._after(attempt)
 
     def _unmark(self, attempt: Attempt) -> None:
@@ -273,13 +288,25 @@ class Attempts:
             attempt.timed_out = True
             self._stuck(attempt)
         attempt.ask_to_stop()
-        claim, timeout_s = attempt.claim, attempt.entry.timeout_s or 0.0
+        claim, timeout_s = attempt.claim, attempt.timeout_s or 0.0
         self._events.emit(HandlerStuck(self._config.name, claim.id, claim.task, timeout_s))
 
     def _give_up_lease(self, attempt: Attempt) -> None:
         """A stuck thread has had its time: another attempt may have the job. Its own outcome will be late."""
         retry = self.outcomes.retry(attempt.entry)
-        self.outcomes.end(attempt.claim, timed_out(attempt.claim, attempt.entry.timeout_s, retry), retry)
+        self.outcomes.end(attempt.claim, timed_out(attempt.claim, attempt.timeout_s, retry), retry)
+
+    def write_progress(self) -> None:
+        """Write how far the running attempts have come, those of which that is new."""
+        said = [
+            (attempt.claim, text)
+            for attempt in list(self.running.values())
+            if attempt.ctx is not None and (text := attempt.ctx.take_progress()) is not None
+        ]
+        if said:
+            with self._store.sql() as sql:
+                for claim, text in said:
+                    write_progress(sql, claim, text)
 
     # --- helpers ------------------------------------------------------------------------------------
 

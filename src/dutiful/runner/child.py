@@ -26,6 +26,12 @@ from dutiful.runner.messages import ChildJob, Failure, HandlerRef, HeldFd, Retur
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+# What needs the store, whose connection is in the worker's process.
+_ELSEWHERE = frozenset(
+    {"after", "asleep", "astep", "await_event", "headers", "progress", "send", "sleep", "step", "wait_event"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ChildContext:
     """What a handler with `process=True` can ask of its job: what was known when it started."""
@@ -43,10 +49,18 @@ class ChildContext:
     def check(self) -> None:
         """Do nothing: a child that lost its job is killed."""
 
-    def transaction(self, own: object = None) -> NoReturn:
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in _ELSEWHERE:
+            self._refuse(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def transaction(self, own: object = None) -> NoReturn:  # noqa: ARG002  # as it is elsewhere
         """Raise `ConfigError`: the store's connection is in another process."""
+        self._refuse("transaction()")
+
+    def _refuse(self, name: str) -> NoReturn:
         raise ConfigError(
-            f"ctx.transaction() of job {self.id} ({self.task}) is not available with process=True; "
+            f"ctx.{name} of job {self.id} ({self.task}) is not available with process=True; "
             "nothing was written. Return the result, or run the handler without process=True."
         )
 

@@ -63,7 +63,7 @@ class Coroutines:
         _within.set(self)
         value: object = None
         failure: BaseException | None = None
-        limit = asyncio.timeout(attempt.entry.timeout_s)
+        limit = asyncio.timeout(attempt.timeout_s)
         try:
             async with limit:
                 value = await attempt.entry.fn(*args, **kwargs)

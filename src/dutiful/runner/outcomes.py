@@ -7,6 +7,10 @@ Nothing that a handler returns or raises gets past here.
 """
 
 import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from dutiful.config import Config
 from dutiful.core.lifecycle import after
@@ -38,7 +42,26 @@ from dutiful.job import (
 from dutiful.payload import encode_result
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import checked, error_info, failed, timed_out
+from dutiful.steps import is_leave
 from dutiful.store.committer import Committer
+from dutiful.store.contract import Draft
+
+if TYPE_CHECKING:
+    from dutiful.context import Context
+
+_CAUGHT = (
+    "the handler caught what ctx.sleep() or ctx.wait_event() raises to end the attempt, and went on; "
+    "let BaseException pass, or raise it again"
+)
+
+
+def _noted(attempt: Attempt, ctx: "Context") -> tuple[str | None, tuple[str, ...], Sequence[Draft]] | None:
+    """Return the progress, what it sleeps for, and the jobs that go with the attempt's end; None: nothing."""
+    progress, steps = ctx.take_progress(), ctx.used_steps
+    if progress is None and not ctx.drafts and steps is None:
+        return None
+    awaits = () if steps is None or attempt.timed_out else steps.awaited
+    return progress, awaits, ctx.drafts
 
 
 class Outcomes:
@@ -55,17 +78,37 @@ class Outcomes:
         return self._config.retry if entry.retry is None else entry.retry
 
     def end(
-        self, claim: Claim, result: Result, retry: Retry | None = None, *, error: ErrorInfo | None = None
+        self,
+        claim: Claim,
+        result: Result,
+        retry: Retry | None = None,
+        *,
+        error: ErrorInfo | None = None,
+        attempt: Attempt | None = None,
     ) -> None:
-        """Have the outcome of an attempt written; `error` is its text, if it is another than the result's."""
-        if isinstance(result, Completed) and result.value is None:
+        """
+        Have the outcome of an attempt written.
+
+        Args:
+            claim: The attempt.
+            result: What it came to.
+            retry: The policy of its handler; default the worker's.
+            error: Its text, if it is another than the result's.
+            attempt: What it ran as, if it has come to its end: what its context noted is written too.
+        """
+        noted = None if attempt is None or attempt.ctx is None else _noted(attempt, attempt.ctx)
+        if isinstance(result, Completed) and result.value is None and claim.extra is None and noted is None:
             self._committer.complete(claim.id, claim.attempt)
             return
         chance = random.random()  # noqa: S311  # jitter, no secret
         ack = after(claim, result, retry or self._config.retry, self._config.max_crashes, chance)
         if error is not None:
-            ack = Ack(ack.id, ack.attempt, ack.state, ack.failures, ack.crashes, ack.delay_s, None, error)
-        self._committer.ack(ack)
+            ack = msgspec.structs.replace(ack, result=None, error=error)
+        drafts: Sequence[Draft] = ()
+        if noted is not None:
+            progress, awaits, drafts = noted
+            ack = msgspec.structs.replace(ack, special=True, progress=progress, awaits=awaits)
+        self._committer.ack(ack, drafts if ack.state is State.COMPLETED else ())
         self._tell(claim, ack)
 
     def _tell(self, claim: Claim, ack: Ack) -> None:
@@ -102,7 +145,13 @@ class Outcomes:
         """Return the result of an attempt that may have been asked to stop, or ran out of time."""
         claim, entry = attempt.claim, attempt.entry
         if attempt.timed_out:
-            return timed_out(claim, entry.timeout_s, self.retry(entry))
+            return timed_out(claim, attempt.timeout_s, self.retry(entry))
+        steps = None if attempt.ctx is None else attempt.ctx.used_steps
+        if steps is not None and steps.left is not None:
+            if error is None:
+                return failed(claim, RuntimeError(_CAUGHT), self.retry(entry))
+            if is_leave(error) and not attempt.cancelled:
+                return Snooze(steps.left.seconds)
         if error is None:
             return self.of_value(claim, self.retry(entry), value)
         if attempt.cancelled:

@@ -1,10 +1,12 @@
 """The life of a started worker: what it takes, what it runs, how it ends."""
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from dutiful.config import Config
 from dutiful.core import pacing
@@ -21,21 +23,26 @@ from dutiful.events import (
     WorkerStopped,
 )
 from dutiful.handler import Kind
-from dutiful.job import Ack, Cancel, Claim, Interrupted, State
+from dutiful.job import Ack, Cancel, Claim, Interrupted
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
 from dutiful.runner.failure import crashed
 from dutiful.runner.loop import Loop
+from dutiful.runner.pauses import Pauses
+from dutiful.runner.schedules import Firing
 from dutiful.runner.slots import Slots
 from dutiful.runner.standing import Standing
 from dutiful.runner.upkeep import TICK_S, Duty, Upkeep
 from dutiful.stopping import Deadline
 from dutiful.store.committer import Committer
-from dutiful.store.contract import Outcome, Owner, Store, Take
+from dutiful.store.contract import Draft, Outcome, Owner, Store, Take
+from dutiful.store.special import clockwork
+from dutiful.store.special.schedules import Declared
 
 HEARTBEAT_S = 10.0
 TIDY_S = 30.0
+TEND_S = 5.0
 PARKED_LOG_S = 60.0
 IDLE_PAUSE_S = 30.0  # with nothing due the loop still looks now and then; it is woken long before
 BUSY_PAUSE_S = 0.25  # all slots are taken: the loop is woken as soon as that changes
@@ -46,6 +53,8 @@ PRUNE_JOBS = 500  # a few ms of the write lock
 SELDOM_S = 30.0  # how often a worker looks for what others may have left to it, if nothing happens here
 PARK_AFTER_S = 1.0  # a job of a task unknown here is left to other workers for so long
 UNKNOWN_MAX = 1000  # task names; what is beyond is met and passed over each time
+REREAD_S = 0.25  # how often, at most, rings have us read what people pause and resume
+REREAD_AFTER_S = 0.005  # a ring is most often for a job, which is not to wait for that
 UNWIND_S = 1.0  # for interrupted coroutines and children to come to their end
 
 
@@ -63,7 +72,14 @@ class Runner:
     """One incarnation of a worker, from `start` to `stop`."""
 
     def __init__(
-        self, store: Store, committer: Committer, registry: Registry, config: Config, events: Events
+        self,
+        store: Store,
+        committer: Committer,
+        registry: Registry,
+        config: Config,
+        events: Events,
+        draft: Callable[[object, Mapping[str, Any]], Draft],
+        schedules: Mapping[str, Declared],
     ) -> None:
         self._store = store
         self._committer = committer
@@ -84,6 +100,7 @@ class Runner:
             stuck=self._stuck,
             suspect_over=self._suspect_over,
             nudge=self.nudge,
+            draft=draft,
         )
         self._slots = Slots(
             config.concurrency,
@@ -102,6 +119,11 @@ class Runner:
             give_back=self._interrupt,
             drop=self._not_run,
         )
+        self._pauses = Pauses(config.queues, changed=self._heed_pauses)
+        self._firing = Firing(store, schedules, events, config, call=self._call_firing, fired=self._has_fired)
+        self._firing_duty = Duty("firing schedules", math.inf, self._firing.fire)
+        self._reread_duty = Duty("reading what is paused", math.inf, self.reread)
+        self._reread_at = 0.0
         self._owner: Owner = 0
         self._patience_s = STALE_S  # how long a job that must run alone may hold up the others
         self._suspects_from = 0.0
@@ -114,6 +136,7 @@ class Runner:
         self._offered_at = 0.0
         self._finished_before = 0  # at the last look for stale jobs
         self._parked_log_at = 0.0
+        self._tended_at = 0  # ms, by the store's clock
         self._parked: dict[str, int] = {}
         self._unknown: set[str] = set()
         self._unpark_at = 0.0
@@ -138,6 +161,8 @@ class Runner:
             self._standing.start(self._owner)
             self._rescue_all()
             self._store.unpark(self._known)
+            self._firing.declare()
+            self.reread()
             self._begin()
         except BaseException:
             self._store.leave(self._owner)
@@ -197,12 +222,18 @@ class Runner:
         """They are looked at elsewhere."""
 
     def _duties(self) -> list[Duty]:
+        self._tending = Duty("what is late", self._tend_s(), self._tend)
         return [
             Duty("rescuing the jobs of dead workers", TICK_S, self._rescue),
             Duty("looking for cancelled jobs", TICK_S, self._cancel),
             Duty("giving back waiting jobs", TICK_S, self._give_back_stale),
             Duty("parking unknown tasks", TICK_S, self._park),
             Duty("pruning", TICK_S, self._prune),
+            Duty("writing how far jobs have come", TICK_S, self._attempts.write_progress),
+            self._tending,
+            self._firing_duty,
+            self._reread_duty,
+            Duty("what people pause and resume", self._tend_s(), self._reread_now_and_then),
             Duty("the heartbeat", HEARTBEAT_S, self._beat),
             Duty("tidying up", TIDY_S, self._store.tidy),
         ]
@@ -217,6 +248,11 @@ class Runner:
             self._unknown = {task for task in self._unknown if task not in self._known}
         return self._unknown
 
+    def _passed_over(self) -> Collection[str]:
+        """Return the tasks that are not to be taken: unknown ones and paused ones."""
+        paused = self._pauses.tasks
+        return self._skip() | paused if paused else self._skip()
+
     # --- taking: what the committer asks in each step -----------------------------------------------
 
     def wish(self, *, sending: bool) -> Take | None:
@@ -226,17 +262,17 @@ class Runner:
             return None
         if not self._standing.pulse.may_start:
             return None
-        limit = self._room()
-        if limit == 0:
+        limit, queues = self._room(), self._pauses.queues
+        if limit == 0 or not queues:
             return None
         self._notes_seen = self._notes  # what is noted from here on is not seen by this step
         return Take(
             self._owner,
-            self._config.queues,
+            queues,
             limit,
             suspects=int(self._suspect is None and time.monotonic() >= self._suspects_from),
             known=self._known,
-            skip=self._skip(),
+            skip=self._passed_over(),
             look=look,
             handoff=True,
         )
@@ -323,8 +359,8 @@ class Runner:
     def _fetch(self) -> float:
         """Take what is due and has room; return how long to sleep at most."""
         self._asked = False
-        if not self._is_taking:
-            return IDLE_PAUSE_S
+        if not self._is_taking or not self._pauses.queues:
+            return IDLE_PAUSE_S  # it is woken when they are resumed
         if time.monotonic() >= self._due_at:
             self._look_ahead()
         if not self._backlog:
@@ -341,7 +377,7 @@ class Runner:
 
     def _look_ahead(self) -> None:
         """Find out, by reading alone, whether something is due, or when it will be."""
-        due_s = self._store.next_due_s(self._config.queues, self._skip())
+        due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
         self._clear_trouble("fetch")
         if due_s is None:
             self._due_at = time.monotonic() + IDLE_PAUSE_S
@@ -355,8 +391,12 @@ class Runner:
         """Another process says that something is due."""
         self._store.hush()
         self._note_backlog()  # take it at once: a look first would only cost time
-        if self._standing.is_called() and self._upkeep is not None:
+        if self._upkeep is None:
+            return
+        if self._standing.is_called():
             self._upkeep.hurry()
+        at = max(time.monotonic() + REREAD_AFTER_S, self._reread_at + REREAD_S)
+        self._upkeep.call(self._reread_duty, at)
 
     def _changed(self) -> bool:
         if not self._store.changed():
@@ -373,6 +413,7 @@ class Runner:
 
     def _beat(self) -> None:
         self._store.beat(self._owner, self._tasks())
+        self._firing.keep_fresh()
         self._attempts.start(self._owner)  # the marks may be elsewhere now
 
     def _rescue(self) -> None:
@@ -385,13 +426,71 @@ class Runner:
             self._events.emit(
                 WorkerRescued(self._config.name, dead.name, dead.pid, running=ran, waiting=len(acks) - ran)
             )
-            if any(ack.state is State.PENDING for ack in acks):
+            if acks:  # back in line, or out of another's way
                 self._note_backlog()
-                self._wake()
+                self.nudge()
 
     def _decide_rescue(self, claim: Claim, was_running: bool) -> Ack:
         result = crashed("its process ended without a word") if was_running else Interrupted()
         return after(claim, result, self._config.retry, self._config.max_crashes, chance=0.0)
+
+    def _tend_s(self) -> float:
+        # Where a look is a trip to a server, an idle worker is not to ask often.
+        return TICK_S if self._store.pulse(self._owner).dead is None else TEND_S
+
+    def _tend(self) -> None:
+        """End what was not started in time, let back what had stepped aside, and follow up transactions."""
+        with self._store.sql_look() as look:
+            found = clockwork.look(look, self._tended_at)
+        moved = clockwork.tend(self._store, found, self._config.name)
+        self._tended_at = found.now
+        every_s = self._tend_s()
+        self._tending.every_s = every_s if found.next_s is None else min(every_s, max(0.01, found.next_s))
+        if moved:
+            self._note_backlog()
+            self.nudge()
+            self._store.ring()
+
+    def declare(self) -> None:
+        """Write down the schedules that were declared since the start."""
+        self._firing.declare()
+
+    def _call_firing(self, in_s: float) -> None:
+        at = time.monotonic() + in_s
+        if self._upkeep is None:  # the first, which it does when it has begun
+            self._firing_duty.called_at = min(at, self._firing_duty.called_at)
+        else:
+            self._upkeep.call(self._firing_duty, at)
+
+    def _has_fired(self) -> None:
+        self._store.ring()
+        self._note_backlog()
+        self._wake()
+
+    def _reread_now_and_then(self) -> None:
+        # Where a look is a trip to a server it rings for us, if it can: this is for what is missed then.
+        pulse = self._store.pulse(self._owner)
+        every_s = 0.0 if pulse.dead is None else TEND_S if pulse.is_polling else SELDOM_S
+        if time.monotonic() >= self._reread_at + every_s:
+            self.reread()
+
+    def reread(self) -> None:
+        """Read what is paused by now, and when schedules fire: somebody may have changed that by hand."""
+        self._reread_at = time.monotonic()
+        with self._pauses.reading:
+            with self._store.sql_look() as look:
+                paused = self._pauses.listed(look)
+                self._firing.look(look)
+            self._pauses.heed(paused)
+
+    def _heed_pauses(self) -> None:
+        """What is paused has changed: jobs of it that wait here go back, others may come."""
+        alone = self._slots.waiting_alone
+        held = self._pauses.held([*self._slots.ready, *([] if alone is None else [alone])])
+        if held:
+            self._interrupt(self._slots.take_out(held))
+        self._note_backlog()
+        self.nudge()
 
     def _cancel(self) -> None:
         if self._store.pulse(self._owner).cancelled is False:
@@ -547,7 +646,7 @@ class Runner:
     def _is_drained(self) -> bool:
         if not self._slots.is_idle or self._committer.has_outcomes():
             return False
-        due_s = self._store.next_due_s(self._config.queues, self._skip())
+        due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
         return due_s is None or due_s > 0
 
     def stop(self, deadline: Deadline) -> bool:

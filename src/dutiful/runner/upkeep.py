@@ -4,7 +4,7 @@ The duties of a worker that can wait: each is a function, done when its time has
     every 0.5 s   rescue, cancellations, pruning, giving back what waits too long
     every 10 s    the heartbeat
     every 30 s    disk space
-    when due      the timeouts of handlers in threads
+    when due      the timeouts of handlers in threads, schedules, and what is called for
 """
 
 import threading
@@ -18,15 +18,29 @@ TICK_S = 0.5
 
 
 class Duty:
-    """Something to do again and again."""
+    """
+    Something to do again and again.
 
-    __slots__ = ("due_at", "every_s", "name", "run")
+    `every_s` may be infinite, for what is done when it is called for.
+    """
+
+    __slots__ = ("called_at", "due_at", "every_s", "name", "run")
 
     def __init__(self, name: str, every_s: float, run: Callable[[], None]) -> None:
         self.name = name
         self.every_s = every_s
         self.run = run
         self.due_at = 0.0
+        self.called_at = float("inf")
+
+    @property
+    def next_at(self) -> float:
+        """When it is to be done (monotonic seconds)."""
+        return min(self.due_at, self.called_at)
+
+    def begin(self) -> None:
+        """It is done now: calls that come later have it done once more."""
+        self.called_at = float("inf")
 
 
 class Upkeep:
@@ -73,6 +87,12 @@ class Upkeep:
         if at < self._next_at:
             self._wake.set()
 
+    def call(self, duty: Duty, at: float) -> None:
+        """Have a duty done at this time (monotonic seconds), if not before."""
+        if at < duty.called_at:
+            duty.called_at = at
+            self.look_by(at)
+
     def hurry(self) -> None:
         """Have the duties that come each tick done now."""
         self._is_hurried = True
@@ -85,6 +105,8 @@ class Upkeep:
             if self._is_ending:
                 return
             due = self._due()
+            for duty in due:
+                duty.begin()
             went_well = [self._guarded(duty.name, duty.run) for duty in due]
             for duty in due:
                 duty.due_at = time.monotonic() + duty.every_s
@@ -98,12 +120,12 @@ class Upkeep:
         is_hurried, self._is_hurried = self._is_hurried, False
         now = time.monotonic()
         return [
-            duty for duty in self._duties if duty.due_at <= now or (is_hurried and duty.every_s <= TICK_S)
+            duty for duty in self._duties if duty.next_at <= now or (is_hurried and duty.every_s <= TICK_S)
         ]
 
     def _look_at_timeouts(self) -> None:
         at = self._timeouts()
-        nexts = [duty.due_at for duty in self._duties]
+        nexts = [duty.next_at for duty in self._duties]
         self._next_at = min(nexts if at is None else [*nexts, at])
 
     def _guarded(self, name: str, function: Callable[[], None]) -> bool:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
-from dutiful.errors import StoreError
+from dutiful.errors import DuplicateJob, StoreError
 from dutiful.job import FINISHED, Ack, JobId
 from dutiful.store.contract import Draft, Outcome, Store, Take, Work
 
@@ -82,6 +82,7 @@ class Sending:
         "error",
         "exempt",
         "follows",
+        "found",
         "is_done",
         "stored",
         "turn",
@@ -103,6 +104,7 @@ class Sending:
         self.turn: threading.Lock | None = None  # released when it is done, or is to lead
         self.can_lead = False
         self.stored: list[range] = []
+        self.found: set[int] = set()  # which drafts met a job that was there already
         self.error: BaseException | None = None
 
     def done(self) -> bool:
@@ -114,9 +116,11 @@ class Sending:
         Return the ids per draft.
 
         Raises:
-            StoreError: They are not stored.
+            StoreError: They are not stored. DuplicateJob: One is not, as there is one already.
         """
         if self.error is None:
+            if self.found:
+                raise_duplicates(self.drafts, self.found, self.stored)
             return self.stored
         # One error may meet many senders, and each adds its traceback: so a copy.
         copied = copy.copy(self.error)
@@ -135,6 +139,7 @@ class Committer:
         self._sendings: deque[Sending] = deque()
         self.completed: deque[tuple[JobId, int]] = deque()
         self.acks: deque[Ack] = deque()
+        self._with_ack: dict[tuple[JobId, int], Sequence[Draft]] = {}  # jobs that are stored if it applies
         self._is_armed = False
         self._is_urgent = False
         self._bell: SimpleQueue[None] = SimpleQueue()  # in C: an Event costs three times as much
@@ -220,6 +225,8 @@ class Committer:
         if outcome.left_pending:
             with contextlib.suppress(StoreError, OSError):  # it is stored; the backstop wakes them
                 self._store.ring()
+        if outcome.found:
+            raise_duplicates(drafts, outcome.found, outcome.stored)
         return outcome.stored
 
     def _leave_to_thread(self, sending: Sending) -> None:
@@ -278,8 +285,10 @@ class Committer:
         if job_id in self.watched:
             self.kick()
 
-    def ack(self, ack: Ack) -> None:
-        """Record, soon, what an attempt came to."""
+    def ack(self, ack: Ack, drafts: Sequence[Draft] = ()) -> None:
+        """Record, soon, what an attempt came to, and in the same step store jobs that are `only_if` of it."""
+        if drafts:
+            self._with_ack[ack.id, ack.attempt] = drafts  # first: a step may take it at once
         self.acks.append(ack)
         if not self._is_armed:
             self._arm()
@@ -337,7 +346,7 @@ class Committer:
         except StoreError as error:
             failure = error
         except Exception as error:  # noqa: BLE001  # a value that the store cannot take, or a bug
-            failure = self._unexpected(work, error)
+            failure = self._unexpected(work, error, is_sending=bool(sendings))
         self._stepped_at = time.monotonic()
         if outcome.committed:
             self._settle(work, outcome, sendings)
@@ -349,14 +358,21 @@ class Committer:
     def _work(self, sendings: list[Sending]) -> Work:
         limit = 1 if self._one_by_one else None
         acks = _drained(self.acks, limit)
+        sent = self._sent_with(acks)
         return Work(
             acks=acks,
             completed=[] if acks and limit else _drained(self.completed, limit),
-            drafts=[draft for sending in sendings for draft in sending.drafts],
-            exempt=sum(len(sending.drafts) for sending in sendings if sending.exempt),
+            # Those of handlers first: they are exempt, for one that waited for room would wait for itself.
+            drafts=[*sent, *(draft for sending in sendings for draft in sending.drafts)],
+            exempt=len(sent) + sum(len(sending.drafts) for sending in sendings if sending.exempt),
             buffer=self._buffer,
             keep_completed=self._keep_completed,
         )
+
+    def _sent_with(self, acks: Sequence[Ack]) -> list[Draft]:
+        if not self._with_ack:
+            return []
+        return [draft for ack in acks for draft in self._with_ack.get((ack.id, ack.attempt), ())]
 
     def _gathered(self) -> list[Sending]:
         gathered: list[Sending] = []
@@ -378,9 +394,17 @@ class Committer:
         return gathered
 
     def _settle(self, work: Work, outcome: Outcome, sendings: list[Sending]) -> None:
-        stored = iter(outcome.stored)
+        at = len(self._sent_with(work.acks))
+        stored = iter(outcome.stored[at:])
         for sending in sendings:
             sending.stored = [next(stored) for _ in sending.drafts]
+            if outcome.found:
+                its = range(at, at + len(sending.drafts))
+                sending.found = {found - at for found in outcome.found if found in its}
+                at = its.stop
+        if self._with_ack:
+            for ack in work.acks:
+                self._with_ack.pop((ack.id, ack.attempt), None)
         # It is committed: nothing that goes wrong from here on may look like a failure of it.
         if self.taker is not None:
             self._guarded(self.taker.deliver, outcome, work.take)
@@ -416,18 +440,19 @@ class Committer:
         if self.has_outcomes():
             self._arm()
 
-    def _unexpected(self, work: Work, error: Exception) -> StoreError:
+    def _unexpected(self, work: Work, error: Exception, *, is_sending: bool) -> StoreError:
         """
         Not the store's own error: some value is at fault, and must not hold up the others.
 
         From here outcomes are written one by one, until the one at fault stands alone; it is
         let go, and its job runs again after a restart.
         """
-        alone = self._one_by_one and not work.drafts
+        alone = self._one_by_one and not is_sending
         self._one_by_one = True
         if alone and work.acks:
             (ack,) = work.acks
             work.acks = []
+            self._with_ack.pop((ack.id, ack.attempt), None)
             if self.watcher is not None:
                 self.watcher.unwritable(ack, error)
         failure = StoreError(self._store.label, f"unexpected: {error!r}; nothing was stored.")
@@ -529,6 +554,17 @@ class Committer:
         with self._changing:
             self._thread = None
             self._is_closing = False
+
+
+def raise_duplicates(drafts: Sequence[Draft], found: set[int], stored: Sequence[range]) -> None:
+    """
+    Raises:
+        DuplicateJob: One of the drafts that met a job already there asked for that.
+    """
+    for at in sorted(found):
+        special = drafts[at].special
+        if special is not None and special.unique is not None and special.unique.on_conflict == "raise":
+            raise DuplicateJob(stored[at].start, drafts[at].task)
 
 
 def _done(sending: Sending) -> None:

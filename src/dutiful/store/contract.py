@@ -26,12 +26,59 @@ if TYPE_CHECKING:  # 3 ms, for those who use it
 Owner = int
 
 
+class Unique(Struct, frozen=True):
+    """
+    At most one job with this `key`: which states of an earlier one count, and for how long.
+
+    `on_conflict`: "return" the job that is there, "replace" its payload, or also its time
+    ("reschedule"), if it still waits, or "raise".
+    """
+
+    key: str
+    states: tuple[State, ...]
+    within_s: float | None = None
+    on_conflict: Literal["return", "replace", "reschedule", "raise"] = "return"
+
+
+class Special(Struct, frozen=True):
+    """
+    What new jobs ask for beyond task, queue, priority and time. Most ask for nothing: then there is none.
+
+    Args:
+        expires_s, expires_at: They are dead if not started by then (seconds from now, or ms).
+        deadline_s: All attempts together end within so many seconds from now.
+        key: They run one at a time, in the order sent, with all others of that key.
+        key_skips: While one waits for a retry, the next of its key may run.
+        pool: The name of a limit that they share with others: at most `pool_size` of them run at once
+            (0: no bound), and at most `per_s` begin a second (0: no bound), smoothly but for `burst`.
+        unique: See Unique. A draft that has it holds one payload.
+        after: They wait until these jobs have finished.
+        on_dead: What becomes of them when one of those did not complete.
+        headers: What travels with the job: trace context and the like.
+    """
+
+    expires_s: float | None = None
+    expires_at: int | None = None
+    deadline_s: float | None = None
+    key: str | None = None
+    key_skips: bool = False
+    pool: str | None = None
+    pool_size: int = 0
+    per_s: float = 0.0
+    burst: int = 1
+    unique: Unique | None = None
+    after: tuple[JobId, ...] = ()
+    on_dead: Literal["cancel", "run", "wait"] = "cancel"
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+
 class Draft(Struct, frozen=True):
     """
     New jobs that differ in their payload alone.
 
     At most one of `delay_s` and `run_at` (an instant, ms) is given; with neither the
-    jobs are due at once.
+    jobs are due at once. With `only_if`, the (id, attempt) of an ack of the same step, they are
+    stored if that applies, and left out if it is late.
     """
 
     task: str
@@ -40,6 +87,8 @@ class Draft(Struct, frozen=True):
     priority: int = 0
     delay_s: float | None = None
     run_at: int | None = None
+    special: Special | None = None
+    only_if: tuple[JobId, int] | None = None
 
     @property
     def due_at_once(self) -> bool:
@@ -95,6 +144,7 @@ class Outcome(Struct):
     drained: bool = False  # nothing due that is known was left waiting in the queues of `take`
     left_pending: bool = False  # new jobs that are due at once were left for a claim
     next_delay_s: float | None = None  # of the new jobs that are not due yet, the soonest
+    found: set[int] = field(default_factory=set[int])  # the drafts of which a job was there already (Unique)
 
 
 class WorkerInfo(Struct, frozen=True):
@@ -159,6 +209,43 @@ class Counts(Struct, frozen=True):
 
 
 Edit = Literal["retry", "cancel", "delete"]
+
+
+class Sql(Protocol):
+    """
+    A transaction of the store's, in SQL that every store understands which speaks SQL.
+
+    A statement has `?` for each value, and these names in braces: the tables {job}, {error},
+    {worker}, {meta}, {after}, {pool}, {step}, {event}, {schedule} and {pause}; {ids} and {names}, a
+    list of numbers or texts given as one value, as in `id IN {ids}`; {lock}, which keeps the rows that
+    were read from changing until the transaction ends.
+
+    Attributes:
+        now: The store's clock, in ms, at the begin of the transaction.
+    """
+
+    now: int
+
+    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query, or of RETURNING."""
+        ...
+
+    def change(self, statement: str, *values: object) -> int:
+        """Return how many rows it changed."""
+        ...
+
+    def hold(self, *names: str, rank: int = 0) -> None:
+        """
+        Wait until no other transaction holds one of these names, and hold them until this one ends.
+
+        So that nobody waits in a circle, a transaction holds names once for each rank (0 to 3), the
+        lower first.
+        """
+        ...
+
+    def new_ids(self, count: int) -> JobId:
+        """Take `count` ids in a row for new jobs; return the first."""
+        ...
 
 
 @runtime_checkable
@@ -356,6 +443,21 @@ class Store(Protocol):
 
     def hush(self) -> None:
         """Take the rings that came in, so that the doorbell is quiet again."""
+        ...
+
+    def sql(self) -> AbstractContextManager[Sql]:
+        """
+        Open a write transaction for what is off the hot path: schedules, steps, pauses and the like.
+
+        It commits when the block ends, and rolls back when it raises.
+
+        Raises:
+            StoreError: Nothing was changed.
+        """
+        ...
+
+    def sql_look(self) -> AbstractContextManager[Sql]:
+        """Give a way to read, and read only."""
         ...
 
     def is_in_transaction_here(self) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from msgspec.structs import replace
+
 from dutiful.crashpoint import crashpoint
 from dutiful.job import JobId, State
 from dutiful.store.contract import Draft, Outcome, Take, Work
@@ -11,8 +13,10 @@ def may_hand(draft: Draft, wish: Take) -> bool:
     """Return whether a draft's jobs may be stored as claimed by `wish`."""
     return (
         wish.handoff
+        and draft.special is None  # its gates are in the store
         and draft.due_at_once
         and draft.queue in wish.queues
+        and draft.task not in wish.skip
         and (wish.known is None or draft.task in wish.known)
     )
 
@@ -25,6 +29,18 @@ def fitting(work: Work, room: int) -> list[Draft]:
         fitting.append(draft if count <= room or at < work.exempt else part(draft, 0, max(room, 0)))
         room -= count
     return fitting
+
+
+def standing(drafts: Sequence[Draft], late: Sequence[tuple[JobId, int]]) -> Sequence[Draft]:
+    """Return the drafts, empty those that depend on an ack which came too late."""
+    if not late or all(draft.only_if is None for draft in drafts):
+        return drafts
+    return [part(draft, 0, 0) if draft.only_if in late else draft for draft in drafts]
+
+
+def is_plain(draft: Draft) -> bool:
+    """Return whether a draft asks for nothing beyond task, queue, priority and time."""
+    return draft.special is None and draft.only_if is None
 
 
 def ranges(drafts: Sequence[Draft], first: JobId) -> list[range]:
@@ -40,18 +56,18 @@ def part(draft: Draft, start: int, stop: int) -> Draft:
     """Return the jobs of a draft from `start` to `stop`."""
     if start == 0 and stop == len(draft.payloads):
         return draft
-    payloads = draft.payloads[start:stop]
-    return Draft(draft.task, draft.queue, payloads, draft.priority, draft.delay_s, draft.run_at)
+    return replace(draft, payloads=draft.payloads[start:stop])
 
 
 def alike(one: Draft, other: Draft) -> bool:
     """Return whether two drafts differ in their payloads alone."""
-    return (one.task, one.queue, one.priority, one.delay_s, one.run_at) == (
+    return (one.task, one.queue, one.priority, one.delay_s, one.run_at, one.special) == (
         other.task,
         other.queue,
         other.priority,
         other.delay_s,
         other.run_at,
+        other.special,
     )
 
 
@@ -61,7 +77,9 @@ def joined(drafts: Sequence[Draft]) -> Draft:
         return drafts[0]
     first = drafts[0]
     payloads = [payload for draft in drafts for payload in draft.payloads]
-    return Draft(first.task, first.queue, payloads, first.priority, first.delay_s, first.run_at)
+    return Draft(
+        first.task, first.queue, payloads, first.priority, first.delay_s, first.run_at, first.special
+    )
 
 
 def merged(drafts: Sequence[Draft]) -> Iterator[Draft]:
@@ -85,11 +103,21 @@ def in_order(drafts: Iterable[Draft], first: JobId) -> list[tuple[JobId, Draft]]
     return sorted(placed, key=lambda pair: -pair[1].priority)
 
 
+def cleared(outcome: Outcome) -> Outcome:
+    """Make an outcome as new: nothing of the step was committed, and it is done again."""
+    clean = Outcome()
+    for name in outcome.__struct_fields__:
+        setattr(outcome, name, getattr(clean, name))
+    return outcome
+
+
 def note_delays(work: Work, outcome: Outcome) -> None:
     """Say when somebody has to look for what this step left waiting."""
     delays = [ack.delay_s for ack in work.acks if ack.state is State.PENDING and ack.delay_s]
     delays += [draft.delay_s for draft in work.drafts if draft.delay_s is not None]
     delays += [0.0 for draft in work.drafts if draft.run_at is not None]
+    if outcome.next_delay_s is not None:
+        delays.append(outcome.next_delay_s)
     outcome.next_delay_s = min(delays, default=None)
     if any(ack.state is State.PENDING and not ack.delay_s for ack in work.acks):
         outcome.left_pending = True

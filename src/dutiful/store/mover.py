@@ -9,6 +9,7 @@ import msgspec
 from dutiful.crashpoint import crashpoint
 from dutiful.errors import StoreError
 from dutiful.job import Ack, Claim
+from dutiful.store import moving
 from dutiful.store.moving import IDENTITY, NEXT_ID, Ground, Hand, Note, Totals, erase, note_of, read, write
 
 _TRIES = 3  # to find a store without workers: dead ones are rescued first, which may show others
@@ -56,6 +57,7 @@ class Mover:
             self._receive(note)
             if not note.is_over:
                 self._copy(note)
+                self._copy_beside(note)
                 self._check(note)
                 self._hand_over(note)
             crashpoint("move.handed_over")
@@ -174,6 +176,15 @@ class Mover:
             after = batch.rows[-1].id
             done += len(batch.rows)
             self._tell(done, total)
+
+    def _copy_beside(self, note: Note) -> None:
+        """Copy what lies beside the jobs: who waits for whom, limits, steps, events, schedules, pauses."""
+        for table in moving.BESIDE:
+            rows = self._source.beside(table)
+            with self._target.change() as hand:
+                self._expect(hand, self._target, note, "to")
+                hand.put_beside(table, rows)
+        crashpoint("move.beside")
 
     def _check(self, note: Note) -> None:
         """Compare the counts; if they differ, the source stays in charge."""

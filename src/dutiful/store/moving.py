@@ -98,6 +98,16 @@ class Row(Struct, frozen=True, array_like=True):
     finished_at: int | None
     cancel_at: int | None
     parked_at: int | None
+    extra: str | None
+    held: str | None
+    lane: str | None
+    pool: str | None
+    waits: int | None
+    followed: bool | None
+    unique_key: str | None
+    unique_till: int | None
+    expires_at: int | None
+    progress: str | None
     payload: str | bytes | None
     result: str | bytes | None
 
@@ -106,6 +116,18 @@ class Row(Struct, frozen=True, array_like=True):
 COLUMNS = ", ".join(Row.__struct_fields__)
 ERROR_COLUMNS = "job_id, attempt, at, worker, type, message, traceback"
 ErrorRow = tuple[JobId, int, int, str, str, str, str]
+# What lies beside the jobs, table by table, in an order that has to be kept.
+BESIDE = {
+    "after": "parent_id, job_id, place, outcome, result",
+    "pool": "name, size, per_s, burst, next_at",
+    "step": "job_id, name, kind, at, event, value",
+    "event": "name, at, value",
+    "schedule": (
+        "name, spec, missed, task, queue, payload, priority, next_at, last_at, last_job, paused_at, seen_at"
+    ),
+    "pause": "kind, name, at",
+}
+BESIDE_ORDER = {"event": "id"}
 
 
 class Batch(Struct, frozen=True):
@@ -167,6 +189,10 @@ class Hand(Protocol):
         """Delete all jobs, likewise."""
         ...
 
+    def put_beside(self, table: str, rows: Sequence[Sequence[object]]) -> None:
+        """Fill one of the tables of BESIDE anew, likewise."""
+        ...
+
     def forget_clock(self) -> None:
         """Take the times of the jobs as they are from now on: they are from elsewhere."""
         ...
@@ -198,6 +224,10 @@ class Ground(Protocol):
 
     def batch(self, after: JobId) -> Batch:
         """Return the next jobs in the order of their ids; an empty batch at the end."""
+        ...
+
+    def beside(self, table: str) -> list[tuple[object, ...]]:
+        """Return all of one of the tables of BESIDE."""
         ...
 
     def workers(self) -> list[WorkerInfo]:

@@ -14,6 +14,7 @@ The PostgreSQL store.
 
 from collections.abc import Callable, Collection, Container, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 from dutiful.config import Keep
@@ -26,8 +27,10 @@ from dutiful.store.borrowed.completing import Completion
 from dutiful.store.borrowed.connection import Borrowed, Steps
 from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, Pulse, Query, Work, WorkerInfo
 from dutiful.store.postgres_access import SCHEMA, Access, Connection, split_url
+from dutiful.store.postgres_errors import again_if_deadlocked
 from dutiful.store.postgres_exchange import Exchange
 from dutiful.store.postgres_moving import PostgresGround, check_not_moved
+from dutiful.store.postgres_sql import PostgresSql
 from dutiful.store.postgres_users import Users
 from dutiful.store.postgres_workers import Workers
 
@@ -160,7 +163,7 @@ class PostgresStore:
             with self._access.translating():
                 # Not locked before, so that a job can be cancelled or rescued meanwhile: the fence is here.
                 pair = claim.id, claim.attempt
-                if not postgres_step.complete(db, [pair], keep=True).fetchall():
+                if not postgres_step.complete_alone(db, pair):
                     raise LeaseLost(claim.id)
                 crashpoint("transaction.before_commit")
                 self._access.commit(db, xid, None, db.end)
@@ -241,6 +244,16 @@ class PostgresStore:
     def changed(self) -> bool:
         return self._workers.changed()
 
+    @contextmanager
+    def sql(self) -> Generator[PostgresSql]:
+        with self._access.writing() as db:
+            yield PostgresSql(db)
+
+    @contextmanager
+    def sql_look(self) -> Generator[PostgresSql]:
+        with self._access.looking() as db:
+            yield PostgresSql(db)
+
     def is_in_transaction_here(self) -> bool:
         return False  # other connections' writes do not wait for it
 
@@ -269,13 +282,16 @@ class PostgresStore:
     # --- editing and upkeep -----------------------------------------------------------------------------
 
     def edit(self, ids: Sequence[JobId], edit: Edit) -> list[JobId]:
-        with self._access.writing() as db:
-            done = postgres_upkeep.edit(db, ids, edit)
+        done = again_if_deadlocked(partial(self._edit, ids, edit))
         if done and edit == "cancel":
             self._workers.tell_cancelled()
-        if done and edit == "retry":
+        if done:  # run again, or out of another's way
             self._workers.ring()
         return done
+
+    def _edit(self, ids: Sequence[JobId], edit: Edit) -> list[JobId]:
+        with self._access.writing() as db:
+            return postgres_upkeep.edit(db, ids, edit)
 
     def prune(self, keep: Keep, *, limit: int) -> int:
         with self._access.looking() as db:

@@ -1,5 +1,8 @@
 """What a PostgreSQL server's errors mean to us, by their codes (PostgreSQL, appendix A)."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from dutiful.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreMoved, StoreUnavailable
 from dutiful.store import moving
 from dutiful.store.postgres_driver import Error, is_about_the_connection, is_bad_value
@@ -10,6 +13,22 @@ _CORRUPT = {"XX001", "XX002"}
 _ABSENT = {"3F000", "42P01", "42703"}  # schema, table, column
 _DENIED = {"42501", "28000", "28P01"}
 _READ_ONLY = "25006"
+
+
+_DEADLOCK = "40P01"
+_TRIES = 5
+T = TypeVar("T")
+
+
+def again_if_deadlocked(function: Callable[[], T]) -> T:
+    """Call a function that does one transaction, again if the server rolled it back for a deadlock."""
+    for _ in range(_TRIES - 1):
+        try:
+            return function()
+        except StoreBusy as error:
+            if not isinstance(error.__cause__, Error) or error.__cause__.sqlstate != _DEADLOCK:
+                raise
+    return function()
 
 
 def translated(error: Error, label: str, waited_s: float) -> Exception:

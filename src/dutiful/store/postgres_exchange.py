@@ -8,6 +8,7 @@ one statement and its commit.
 """
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +18,18 @@ from dutiful.job import Claim, JobId
 from dutiful.store import drafting, postgres_step
 from dutiful.store.contract import Draft, Outcome, Take, Work
 from dutiful.store.postgres_access import Access, Connection, Cursor
+from dutiful.store.postgres_errors import again_if_deadlocked
+from dutiful.store.postgres_sql import PostgresSql
+from dutiful.store.special import gates
+from dutiful.store.special.insert import insert_all
+from dutiful.store.special.release import settle
+from dutiful.store.special.start import started
+from dutiful.store.special.steps import note_ends
 
 Pair = tuple[JobId, int]
 
 _IDS_AT_ONCE_MAX = 16_384
+_FOLLOWED_S = 60.0
 
 
 class Ids:
@@ -72,18 +81,28 @@ class Exchange:
         self._access = access
         self._worker = worker
         self.ids = Ids(access)
+        self._followed_until = 0.0  # monotonic: until then jobs that end are likely to be waited for
 
     def do(self, work: Work, outcome: Outcome) -> None:
         """Do one step."""
         count = sum(len(draft.payloads) for draft in work.drafts)
         with self._access.translating(), self._access.borrowed() as db:
             first = self.ids.take(count, db)
-            if self._is_simple(work):
-                self._fused(db, work, outcome, first)
-            else:
-                self._in_parts(db, work, outcome, first)
-                self.ids.give_back(range(first + sum(map(len, outcome.stored)), first + count))
+            is_done = self._is_simple(work) and self._is_fused(db, work, outcome, first)
+        if not is_done:
+            self._until_no_deadlock(work, outcome, first)
+            self.ids.give_back(range(first + sum(map(len, outcome.stored)), first + count))
         drafting.after_commit(work, outcome)
+
+    def _until_no_deadlock(self, work: Work, outcome: Outcome, first: JobId) -> None:
+        """Of two that wait for each other the server rolls one back; that one does it again."""
+
+        def step() -> None:
+            drafting.cleared(outcome)
+            with self._access.translating(), self._access.borrowed() as db:
+                self._in_parts(db, work, outcome, first)
+
+        again_if_deadlocked(step)
 
     # --- by one statement ------------------------------------------------------------------------
 
@@ -92,10 +111,21 @@ class Exchange:
             return False
         if self._access.is_pooled or not (work.completed or work.drafts):
             return False
+        if time.monotonic() < self._followed_until:
+            return False
+        if not all(map(drafting.is_plain, work.drafts)):
+            return False
         if any(not drafting.alike(draft, work.drafts[0]) for draft in work.drafts[1:]):
             return False
         # Earlier attempts may have left errors, which go with the job.
         return work.keep_completed or all(attempt == 1 for _id, attempt in work.completed)
+
+    def _is_fused(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> bool:
+        try:
+            self._fused(db, work, outcome, first)
+        except _Followed:
+            return False
+        return True
 
     def _fused(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> None:
         values: dict[str, object] = postgres_step.fused_values(work.completed) if work.completed else {}
@@ -107,10 +137,17 @@ class Exchange:
             values |= postgres_step.insert_values(first, draft, handed, None if wish is None else wish.owner)
         sql = postgres_step.FUSED[bool(work.completed), work.keep_completed, draft is not None]
         xid, now, applied = db.send(sql, values)
+        rows: list[Any] = [] if applied is None else msgspec.json.decode(applied)
+        followed = [row[0] for row in rows if row[2]]
+        if followed:
+            # Not so frequent after all: what the statement did is undone, and done with what follows from it.
+            self._followed_until = time.monotonic() + _FOLLOWED_S
+            db.close()
+            raise _Followed
         drafting.before_commit(work)
         self._access.commit(db, _text(xid), outcome, db.commit_sent)
         if applied is not None:
-            outcome.late = postgres_step.late(work.completed, msgspec.json.decode(applied))
+            outcome.late = postgres_step.late(work.completed, rows)
         if draft is not None:
             outcome.claims = postgres_step.claims_of(first, draft, handed, int(_text(now)))
             outcome.left_pending = draft.due_at_once and handed < len(draft.payloads)
@@ -134,13 +171,32 @@ class Exchange:
                 ended = self._end_attempts(db, work)
                 if claiming is not None:
                     claiming.ask()
-                elif unfinished is None:
+                elif unfinished is None and all(draft.only_if is None for draft in work.drafts):
                     storing.do(work.drafts)
                 transaction = db.run(postgres_step.TRANSACTION)
-            outcome.late = [pair for pairs, answers in ended for pair in _late(pairs, answers)]
+            applied = [
+                (pairs, [row for answer in answers for row in answer.fetchall()]) for pairs, answers in ended
+            ]
+            outcome.late = [pair for pairs, rows in applied for pair in postgres_step.late(pairs, rows)]
+            followed = {row[0] for _pairs, rows in applied for row in rows if row[2]}
+            if followed:
+                self._followed_until = time.monotonic() + _FOLLOWED_S
             if claiming is not None:
                 claiming.choose()
             xid, now = _row(transaction)
+
+        special = _SpecialWork(work, outcome, followed, self._worker)
+        if special.is_there:
+            with self._access.rolling_back(db):
+                turn = gates.Turn(PostgresSql(db, now))
+                special.end(turn)
+                if claiming is not None:
+                    claiming.take()
+                    special.start(turn)
+                drafts = self._fitting(work, outcome, unfinished)
+                if not storing.is_done:
+                    storing.do(drafts)
+                special.finish(turn, drafts)
 
         def commit() -> None:
             with db.pipeline():
@@ -157,11 +213,12 @@ class Exchange:
 
     @staticmethod
     def _fitting(work: Work, outcome: Outcome, unfinished: Cursor | None) -> Sequence[Draft]:
-        if unfinished is None or work.buffer is None:
-            return work.drafts
-        (count,) = _row(unfinished)
-        freed = postgres_step.freed(work.acks, work.completed, outcome.late)
-        return drafting.fitting(work, work.buffer - count + freed)
+        drafts = work.drafts
+        if unfinished is not None and work.buffer is not None:
+            (count,) = _row(unfinished)
+            freed = postgres_step.freed(work.acks, work.completed, outcome.late)
+            drafts = drafting.fitting(work, work.buffer - count + freed)
+        return drafting.standing(drafts, outcome.late)
 
     def _end_attempts(self, db: Connection, work: Work) -> list[tuple[Sequence[Pair], list[Cursor]]]:
         """Write what attempts came to; return those that were meant, and the rows that it applied to."""
@@ -196,6 +253,8 @@ class _Storing:
         room = self._room()
         filled = drafting.merged([draft for draft in drafts if draft.payloads])
         for first, draft in drafting.in_order(filled, self._first):
+            if draft.special is not None:
+                continue
             wish, handed = self._wish, 0
             if wish is not None and drafting.may_hand(draft, wish):
                 handed = min(room, len(draft.payloads))
@@ -218,6 +277,47 @@ class _Storing:
             for first, draft, handed in self._handed
             for claim in postgres_step.claims_of(first, draft, handed, now)
         ]
+
+
+class _SpecialWork:
+    """What of a step concerns jobs that are not plain (see store/special)."""
+
+    def __init__(self, work: Work, outcome: Outcome, followed: set[JobId], worker: str) -> None:
+        late = set(outcome.late)
+        self._outcome = outcome
+        self._followed = bool(followed)
+        self._worker = worker
+        acks = [ack for ack in work.acks if (ack.id, ack.attempt) not in late]
+        self._acks = acks
+        self._ended = {ack.id for ack in acks if ack.special} | followed
+        self.is_there = (
+            bool(self._ended)
+            or any(draft.special is not None for draft in work.drafts)
+            or any(claim.extra is not None for claim in outcome.claims)
+        )
+
+    def end(self, turn: gates.Turn) -> None:
+        """Set free what ended jobs held, or others wait for."""
+        if not self._ended:
+            return
+        if note_ends(turn.sql, self._acks):
+            self._outcome.left_pending = True
+        settle(turn, sorted(self._ended), followed=self._followed)
+
+    def start(self, turn: gates.Turn) -> None:
+        """Look at those that were claimed."""
+        if any(claim.extra is not None for claim in self._outcome.claims):
+            self._outcome.claims = started(turn, self._outcome.claims, self._worker)
+
+    def finish(self, turn: gates.Turn, drafts: Sequence[Draft]) -> None:
+        """Store the special ones of the new jobs, and let through whoever may go on."""
+        if insert_all(turn, drafts, self._outcome):
+            self._outcome.left_pending = True
+        turn.finish_into(self._outcome)
+
+
+class _Followed(Exception):
+    """Internal: a job that has ended is waited for by others."""
 
 
 class _Claiming:
@@ -298,10 +398,6 @@ class _Claiming:
 
 def _urgency(claim: Claim) -> tuple[int, int, int]:
     return (-claim.priority, claim.due_at, claim.id)
-
-
-def _late(pairs: Sequence[Pair], answers: Sequence[Cursor]) -> list[Pair]:
-    return postgres_step.late(pairs, [row for answer in answers for row in answer.fetchall()])
 
 
 def _row(cursor: Cursor) -> tuple[Any, ...]:

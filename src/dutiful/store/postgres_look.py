@@ -13,7 +13,8 @@ _ID_MAX = 2**63 - 1
 
 _COLUMNS = """
 job.id, job.task, job.queue, job.state, job.priority, job.due_at, job.attempt, job.failures, job.crashes,
-job.created_at, job.started_at, job.finished_at, job.cancel_at, worker.name, job.payload, job.result
+job.created_at, job.started_at, job.finished_at, job.cancel_at, worker.name, job.payload, job.result,
+job.lane, job.held, job.expires_at, job.progress
 """
 _FROM = "FROM dutiful.job LEFT JOIN dutiful.worker ON worker.id = job.owner"
 
@@ -72,6 +73,7 @@ SELECT (SELECT count(*) FROM dutiful.job WHERE state = 'pending' AND crashes = 0
        (SELECT count(*) FROM dutiful.job WHERE state = 'pending' AND crashes = 0 AND due_at <= now)
      + (SELECT count(*) FROM dutiful.job WHERE state = 'pending' AND crashes > 0 AND due_at <= now),
        (SELECT count(*) FROM dutiful.job WHERE parked_at IS NOT NULL),
+       (SELECT count(*) FROM dutiful.job WHERE state = 'blocked'),
        (SELECT now - min(due_at) FROM (
             SELECT min(due_at) AS due_at FROM dutiful.job WHERE state = 'pending' AND crashes = 0
             UNION ALL
@@ -84,9 +86,10 @@ _STATES = (State.PENDING, State.RUNNING, State.COMPLETED, State.DEAD, State.CANC
 
 def counts(db: Connection) -> Counts:
     """Count the jobs by state."""
-    *by_state, due, parked, oldest_ms = db.one(COUNTS)
+    *by_state, due, parked, blocked, oldest_ms = db.one(COUNTS)
     oldest_s = None if oldest_ms is None else oldest_ms / 1000
-    return Counts(dict(zip(_STATES, by_state, strict=True)), due, parked, oldest_s)
+    states = dict(zip(_STATES, by_state, strict=True)) | {State.BLOCKED: blocked}
+    return Counts(states, due, parked, oldest_s)
 
 
 # The soonest of each priority, each one step in the index; then the soonest of those.

@@ -112,6 +112,10 @@ class PostgresHand:
         self._db.run("DELETE FROM dutiful.job")
         self._db.run("DELETE FROM dutiful.error")
 
+    def put_beside(self, table: str, rows: Sequence[Sequence[object]]) -> None:
+        self._db.run(f"DELETE FROM dutiful.{table}")
+        self._copy(f"COPY dutiful.{table} ({moving.BESIDE[table]}) FROM STDIN", rows)
+
     def forget_clock(self) -> None:
         pass  # the server's is never compared with another
 
@@ -177,6 +181,11 @@ class PostgresGround:
                 ids,
             ).fetchall()
         return Batch([Row(*row) for row in rows], errors)
+
+    def beside(self, table: str) -> list[tuple[object, ...]]:
+        order = moving.BESIDE_ORDER.get(table, "1")
+        with self._access.looking() as db:
+            return db.run(f"SELECT {moving.BESIDE[table]} FROM dutiful.{table} ORDER BY {order}").fetchall()
 
     def workers(self) -> list[WorkerInfo]:
         return self._workers()

@@ -30,7 +30,8 @@ OWNED = "state IN ('running', '-')"
 _AT = "width_bucket(id, %(ids)s::bigint[])"
 # An attempt that no longer owns its job is not among the rows that come back.
 _ENDED = f"WHERE id = ANY (%(ids)s::bigint[]) AND attempt = (%(attempts)s::integer[])[{_AT}] AND {OWNED}"
-_PAIRS = "RETURNING id, attempt"
+# `followed`, as it is when the row is ours at last: whoever waits for the job has written it.
+_PAIRS = "RETURNING id, attempt, followed"
 COMPLETE = {
     True: f"""
         UPDATE dutiful.job
@@ -76,7 +77,7 @@ noted AS (
        SET at = excluded.at, worker = excluded.worker, type = excluded.type,
            message = excluded.message, traceback = excluded.traceback
 )
-SELECT id, attempt FROM acked
+SELECT id, attempt, followed FROM acked
 """
 # To find an element of an array of texts, those before it are walked over: so not too many at once.
 _ACKS_AT_ONCE = 500
@@ -87,6 +88,20 @@ def complete(db: Connection, pairs: Sequence[tuple[JobId, int]], *, keep: bool) 
     pairs = sorted(pairs)  # in one order everywhere, so that nobody waits in a circle
     values = {"ids": numbers(pair[0] for pair in pairs), "attempts": numbers(pair[1] for pair in pairs)}
     return db.run(f"{COMPLETE[keep]} {_PAIRS}", values)
+
+
+# In a handler's own transaction, which is not to do more than that: what it sets free is seen to afterwards,
+# by whoever comes first (see special/release.py).
+COMPLETE_ALONE = (
+    "UPDATE dutiful.job SET state = 'completed', owner = NULL, cancel_at = NULL,"
+    f" finished_at = {NOW}, held = CASE WHEN extra IS NOT NULL OR followed THEN 'end' END"
+    " WHERE id = %s::bigint AND attempt = %s::integer AND state = 'running'"
+)
+
+
+def complete_alone(db: Connection, pair: tuple[JobId, int]) -> bool:
+    """Complete a job in its handler's transaction; return whether the attempt still owned it."""
+    return db.run(COMPLETE_ALONE, pair).rowcount == 1
 
 
 def forget_errors(db: Connection, pairs: Sequence[tuple[JobId, int]]) -> None:
@@ -168,7 +183,7 @@ WITH RECURSIVE level (p) AS (
 )
 """
 _DUE = """
-SELECT j.id, j.attempt + 1, j.failures, j.crashes, j.task, j.queue, j.payload, j.priority, j.due_at
+SELECT j.id, j.attempt + 1, j.failures, j.crashes, j.task, j.queue, j.payload, j.priority, j.due_at, j.extra
   FROM level CROSS JOIN LATERAL (
         SELECT * FROM dutiful.job
          WHERE queue = %(queue)s AND state = 'pending' AND crashes {crashes} 0
@@ -307,8 +322,8 @@ def fused(*, completes: bool, keep: bool, inserts: bool) -> str:
     if completes:
         parts.append(f"ended AS ({COMPLETE[keep]} {_PAIRS})")
         applied = (
-            "(SELECT CASE WHEN count(*) < %(wanted)s::bigint"
-            " THEN coalesce(json_agg(json_build_array(id, attempt)), '[]') END FROM ended)"
+            "(SELECT CASE WHEN count(*) < %(wanted)s::bigint OR bool_or(followed)"
+            " THEN coalesce(json_agg(json_build_array(id, attempt, followed)), '[]') END FROM ended)"
         )
     if inserts:
         parts.append(f"new AS ({INSERT})")
@@ -340,6 +355,7 @@ UNFINISHED = """
 SELECT (SELECT count(*) FROM dutiful.job WHERE state = 'pending' AND crashes = 0)
      + (SELECT count(*) FROM dutiful.job WHERE state = 'pending' AND crashes > 0)
      + (SELECT count(*) FROM dutiful.job WHERE state = 'running')
+     + (SELECT count(*) FROM dutiful.job WHERE state = 'blocked')
 """
 
 

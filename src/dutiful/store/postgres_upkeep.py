@@ -2,10 +2,16 @@
 
 from collections.abc import Collection, Sequence
 
+import msgspec
+
 from dutiful.job import JobId
 from dutiful.store.contract import Edit
 from dutiful.store.postgres_access import Connection
+from dutiful.store.postgres_sql import PostgresSql
 from dutiful.store.postgres_step import NOW, OWNED, due, numbers
+from dutiful.store.special import gates
+from dutiful.store.special.insert import admit_again
+from dutiful.store.special.release import forget, has_followers, settle
 
 # --- parking ------------------------------------------------------------------------------
 
@@ -72,8 +78,8 @@ _EDITS: dict[Edit, tuple[str, str]] = {
         ),
     ),
     "cancel": (
-        "state = 'pending'",
-        f"UPDATE dutiful.job SET state = 'cancelled', finished_at = {NOW}, parked_at = NULL",
+        "state IN ('pending', 'blocked')",
+        f"UPDATE dutiful.job SET state = 'cancelled', finished_at = {NOW}, parked_at = NULL, held = NULL",
     ),
     "delete": ("state <> 'running'", "DELETE FROM dutiful.job"),
 }
@@ -87,12 +93,31 @@ def edit(db: Connection, ids: Sequence[JobId], what: Edit) -> list[JobId]:
     """Retry, cancel or delete; return the jobs for which it was done."""
     # In one order everywhere, so that nobody waits in a circle. From here on their states stay as they are.
     db.run("SELECT FROM dutiful.job WHERE id = ANY (%s::bigint[]) ORDER BY id FOR UPDATE", (numbers(ids),))
+    turn = gates.Turn(PostgresSql(db))
+    if what == "delete":
+        # First as if cancelled: whoever waits for them is to know.
+        waiting, cancel = _EDITS["cancel"]
+        settle(turn, _do(db, f"{cancel} WHERE id = ANY (%s::bigint[]) AND {waiting}", ids))
     done = _do(db, edit_sql(what), ids)
     if what == "delete":
         db.run(_FORGET_ERRORS, (numbers(done),))
+        forget(turn.sql, done)
+        settle(turn, done)  # whoever waited in spite of a dead one waits no more
+    if what == "retry":
+        admit_again(turn, done)
     if what == "cancel":
+        settle(turn, done)
         done += _do(db, ASK_TO_STOP, ids)
+    turn.finish()
     return done
+
+
+def set_free(db: Connection, ids: Sequence[JobId]) -> None:
+    """Some attempts have ended outside of a step: see what that sets free."""
+    if ids:
+        turn = gates.Turn(PostgresSql(db))
+        settle(turn, ids)
+        turn.finish()
 
 
 def edit_sql(what: Edit) -> str:
@@ -116,11 +141,21 @@ WITH gone AS (
     RETURNING id
 ), forgotten AS (
     DELETE FROM dutiful.error WHERE job_id = ANY (ARRAY (SELECT id FROM gone))
+), steps AS (
+    DELETE FROM dutiful.step WHERE job_id = ANY (ARRAY (SELECT id FROM gone))
+), followed AS (
+    DELETE FROM dutiful.after WHERE job_id = ANY (ARRAY (SELECT id FROM gone))
 )
-SELECT count(*) FROM gone
+SELECT coalesce(json_agg(id), '[]')::text FROM gone
 """
 
 
 def prune(db: Connection, before: tuple[int, JobId], limit: int) -> int:
     """Delete up to `limit` finished jobs, oldest first. By index job_finished; others prune elsewhere."""
-    return int(db.one(PRUNE, (*before, limit))[0])
+    gone = msgspec.json.decode(db.one(PRUNE, (*before, limit))[0], type=list[JobId])
+    sql = PostgresSql(db)
+    if has_followers(sql):
+        turn = gates.Turn(sql)
+        settle(turn, gone)
+        turn.finish()
+    return len(gone)

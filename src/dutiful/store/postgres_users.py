@@ -30,7 +30,8 @@ SELECT %s::bigint + at - 1, 'pending', %s::text, %s::text, %s::integer,
 """
 _OWNS = "SELECT 1 FROM {schema}job WHERE id = %s::bigint AND attempt = %s::integer AND state = 'running'"
 _COMPLETE = """
-UPDATE {schema}job SET state = 'completed', owner = NULL, cancel_at = NULL, finished_at = {now}
+UPDATE {schema}job SET state = 'completed', owner = NULL, cancel_at = NULL, finished_at = {now},
+       held = CASE WHEN extra IS NOT NULL OR followed THEN 'end' END
  WHERE id = %s::bigint AND attempt = %s::integer AND state = 'running'
 RETURNING id
 """

@@ -98,18 +98,20 @@ def remove(db: Connection, owner: Owner) -> None:
     db.run("DELETE FROM dutiful.worker WHERE id = %s", (owner,))
 
 
-def give_back(db: Connection, owner: Owner) -> None:
-    """Put all that a worker owns back in line, at nobody's fault; end what was asked to stop."""
-    db.run(
+def give_back(db: Connection, owner: Owner) -> list[JobId]:
+    """Put all that a worker owns back in line, at nobody's fault; end and return what was to stop."""
+    rows = db.run(
         f"""
         UPDATE dutiful.job
            SET state = CASE WHEN cancel_at IS NULL THEN 'pending' ELSE 'cancelled' END,
                finished_at = CASE WHEN cancel_at IS NULL THEN NULL ELSE {NOW} END,
                owner = NULL, cancel_at = NULL
          WHERE state = 'running' AND owner = %s       -- index job_running
+        RETURNING id, state
         """,
         (owner,),
-    )
+    ).fetchall()
+    return [row[0] for row in rows if row[1] == "cancelled"]
 
 
 def cancelled(db: Connection, owner: Owner) -> list[JobId]:

@@ -11,7 +11,7 @@ import msgspec
 
 from dutiful.crashpoint import crashpoint
 from dutiful.job import Ack, Claim, JobId
-from dutiful.store import clock, postgres_pulse, postgres_step
+from dutiful.store import clock, postgres_pulse, postgres_step, postgres_upkeep
 from dutiful.store import postgres_worker_rows as rows
 from dutiful.store.contract import Marks, Owner, Pulse, WorkerInfo
 from dutiful.store.liveness import Life
@@ -102,7 +102,7 @@ class Workers:
     def leave(self, owner: Owner) -> None:
         """Give back what the worker still owns, and take it out."""
         with self._access.writing() as db:
-            rows.give_back(db, owner)
+            postgres_upkeep.set_free(db, rows.give_back(db, owner))
             rows.remove(db, owner)
         here = self._here.pop(owner, None)
         if here is not None:
@@ -220,6 +220,7 @@ class Workers:
             ]
             if acks:
                 postgres_step.ack(db, acks, worker=worker.name)
+                postgres_upkeep.set_free(db, [ack.id for ack in acks])
             crashpoint("rescue.before_commit")
         crashpoint("rescue.after_commit")
         return acks
@@ -232,6 +233,7 @@ class Workers:
             acks = [decide(claim, False) for claim in rows.running_of(db, owner)]  # noqa: FBT003
             if acks:
                 postgres_step.ack(db, acks, worker="unknown")
+                postgres_upkeep.set_free(db, [ack.id for ack in acks])
 
     def remove_orphans(self) -> None:
         """Remove old files of marks."""

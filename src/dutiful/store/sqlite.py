@@ -24,6 +24,7 @@ from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, P
 from dutiful.store.sqlite_access import MEMORY, Access
 from dutiful.store.sqlite_exchange import Exchange
 from dutiful.store.sqlite_moving import SqliteGround, check_not_moved
+from dutiful.store.sqlite_sql import SqliteSql
 from dutiful.store.sqlite_workers import Workers
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class SqliteStore:
                     "ROLLBACK to the block, so that the job's completion commits with your writes."
                 )
             with self._access.translating():
-                sqlite_step.complete(db, [(claim.id, claim.attempt)], keep=True, now=clock.wall_ms())
+                db.execute(sqlite_step.COMPLETE_ONE, (clock.wall_ms(), claim.id, claim.attempt))
                 crashpoint("transaction.before_commit")
                 db.execute("COMMIT")
                 crashpoint("transaction.after_commit")
@@ -218,6 +219,17 @@ class SqliteStore:
     def changed(self) -> bool:
         return self._access.changed()
 
+    @contextmanager
+    def sql(self) -> Generator[SqliteSql]:
+        with self._access.writing() as now:
+            self._exchange.unfinished.forget()
+            yield SqliteSql(self._access.db, now)
+
+    @contextmanager
+    def sql_look(self) -> Generator[SqliteSql]:
+        with self._access.looking() as db:
+            yield SqliteSql(db, clock.wall_ms())
+
     def is_in_transaction_here(self) -> bool:
         return self._access.is_in_transaction_here()
 
@@ -257,8 +269,8 @@ class SqliteStore:
             before = sqlite_look.prune_before(db, keep, clock.wall_ms())
         if before is None:
             return 0
-        with self._access.writing():
-            return sqlite_upkeep.prune(self._access.db, before, limit)
+        with self._access.writing() as now:
+            return sqlite_upkeep.prune(self._access.db, before, limit, now)
 
     def tidy(self) -> None:
         if self.in_memory:

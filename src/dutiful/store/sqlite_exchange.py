@@ -1,12 +1,19 @@
 """One step on a SQLite store (see Store.exchange), by the shortest way that fits it."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from dutiful.errors import StoreError
 from dutiful.job import JobId, State
 from dutiful.store import drafting, sqlite_step
 from dutiful.store.contract import Draft, Outcome, Take, Work
+from dutiful.store.special import gates
+from dutiful.store.special.insert import insert_all
+from dutiful.store.special.release import has_followers, settle
+from dutiful.store.special.start import started
+from dutiful.store.special.steps import note_ends
 from dutiful.store.sqlite_access import Access
+from dutiful.store.sqlite_sql import SqliteSql
 
 _COMMIT_BYTES = 3 * 4096  # what a small commit adds to the log: about three pages
 _ROW_BYTES = 256  # a row without its payload, and its entries in the indexes, twice over
@@ -95,16 +102,29 @@ class Exchange:
                 self._fused(work, outcome)
             else:
                 self._in_parts(work, outcome, careful=False)
+        except sqlite_step.Followed:
+            self._in_parts_or_late(work, drafting.cleared(outcome))
         except sqlite_step.LateAck:
-            # Nothing is committed. Once more, one by one, to find out which came too late.
-            self._in_parts(work, _cleared(outcome), careful=True)
+            self._carefully(work, outcome)
         with suppress(StoreError, OSError):  # the step is committed: a checkpoint can wait
             self._access.logged(_log_bytes(work, outcome))
+
+    def _in_parts_or_late(self, work: Work, outcome: Outcome) -> None:
+        try:
+            self._in_parts(work, outcome, careful=False)
+        except sqlite_step.LateAck:
+            self._carefully(work, outcome)
+
+    def _carefully(self, work: Work, outcome: Outcome) -> None:
+        """Nothing is committed. Once more, one by one, to find out which came too late."""
+        self._in_parts(work, drafting.cleared(outcome), careful=True)
 
     # --- by one statement ------------------------------------------------------------------------
 
     def _is_simple(self, work: Work) -> bool:
         if work.acks or work.buffer is not None or (work.take is not None and work.take.look):
+            return False
+        if not all(map(drafting.is_plain, work.drafts)):
             return False
         if any(not drafting.alike(draft, work.drafts[0]) for draft in work.drafts[1:]):
             return False
@@ -159,8 +179,11 @@ class Exchange:
             self._ids.begin()
             room = None if work.buffer is None else work.buffer - self.unfinished.now()
             self._end_attempts(work, outcome, now, careful=careful)
+            sql = SqliteSql(self._access.db, now)
+            self._set_free(sql, work, outcome)
             if work.take is not None and work.take.look:
                 sqlite_step.take(self._access.db, work.take, outcome, now=now)
+                self._look_at_special(sql, outcome)
             ended = sqlite_step.freed(work.acks, work.completed, late=outcome.late)
             if work.drafts:
                 self._store(work, outcome, now, None if room is None else room + ended)
@@ -183,10 +206,38 @@ class Exchange:
         if work.acks:
             sqlite_step.ack(db, work.acks, now=now, worker=self._worker)
 
+    def _set_free(self, sql: SqliteSql, work: Work, outcome: Outcome) -> None:
+        """What special jobs held, or others wait for."""
+        late = set(outcome.late)
+        followed = bool(work.acks or work.completed) and has_followers(sql)
+        ended = [
+            ack.id for ack in work.acks if (ack.special or followed) and (ack.id, ack.attempt) not in late
+        ]
+        if followed:
+            ended += [job_id for job_id, attempt in work.completed if (job_id, attempt) not in late]
+        if not ended:
+            return
+        turn = gates.Turn(sql)
+        if note_ends(sql, [ack for ack in work.acks if (ack.id, ack.attempt) not in late]):
+            outcome.left_pending = True
+        settle(turn, ended, followed=followed)
+        turn.finish_into(outcome)
+        self.unfinished.forget()
+
+    def _look_at_special(self, sql: SqliteSql, outcome: Outcome) -> None:
+        if any(claim.extra is not None for claim in outcome.claims):
+            turn = gates.Turn(sql)
+            outcome.claims = started(turn, outcome.claims, self._worker)
+            turn.finish_into(outcome)
+            self.unfinished.forget()
+
     def _store(self, work: Work, outcome: Outcome, now: int, room: int | None) -> None:
         drafts = work.drafts if room is None else drafting.fitting(work, room)
+        drafts = drafting.standing(drafts, outcome.late)
         first = self._ids.take(sum(len(draft.payloads) for draft in drafts))
         outcome.stored = drafting.ranges(drafts, first)
+        if any(draft.special is not None for draft in drafts):
+            self._store_special(drafts, outcome, now)
         wish = work.take
         to_hand = 0
         if wish is not None and wish.handoff and (outcome.drained or not wish.look):
@@ -194,11 +245,20 @@ class Exchange:
         for start, draft in drafting.in_order(
             drafting.merged([draft for draft in drafts if draft.payloads]), first
         ):
+            if draft.special is not None:
+                continue
             handed = 0
             if wish is not None and drafting.may_hand(draft, wish):
                 handed = min(to_hand, len(draft.payloads))
             self._insert(start, draft, handed, wish, outcome, now)
             to_hand -= handed
+
+    def _store_special(self, drafts: Sequence[Draft], outcome: Outcome, now: int) -> None:
+        turn = gates.Turn(SqliteSql(self._access.db, now))
+        if insert_all(turn, drafts, outcome):
+            outcome.left_pending = True
+        turn.finish_into(outcome)
+        self.unfinished.forget()
 
     def _insert(
         self, first: JobId, draft: Draft, handed: int, wish: Take | None, outcome: Outcome, now: int
@@ -212,13 +272,6 @@ class Exchange:
         if handed < count:
             sqlite_step.insert(db, first + handed, drafting.part(draft, handed, count), now)
             outcome.left_pending = outcome.left_pending or draft.due_at_once
-
-
-def _cleared(outcome: Outcome) -> Outcome:
-    clean = Outcome()
-    for name in outcome.__struct_fields__:
-        setattr(outcome, name, getattr(clean, name))
-    return outcome
 
 
 def _log_bytes(work: Work, outcome: Outcome) -> int:

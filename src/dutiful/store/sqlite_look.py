@@ -14,7 +14,8 @@ _ID_MAX = 2**63 - 1
 
 _COLUMNS = """
 job.id, job.task, job.queue, job.state, job.priority, job.due_at, job.attempt, job.failures, job.crashes,
-job.created_at, job.started_at, job.finished_at, job.cancel_at, worker.name, job.payload, job.result
+job.created_at, job.started_at, job.finished_at, job.cancel_at, worker.name, job.payload, job.result,
+job.lane, job.held, job.expires_at, job.progress
 """
 _FROM = "FROM dutiful_job AS job LEFT JOIN dutiful_worker AS worker ON worker.id = job.owner"
 
@@ -81,6 +82,7 @@ SELECT (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0
        (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0 AND due_at <= :now)
      + (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes > 0 AND due_at <= :now),
        (SELECT count(*) FROM dutiful_job WHERE parked_at IS NOT NULL),
+       (SELECT count(*) FROM dutiful_job WHERE state = 'blocked'),
        (SELECT min(due_at) FROM (
             SELECT min(due_at) AS due_at FROM dutiful_job WHERE state = 'pending' AND crashes = 0
             UNION ALL
@@ -95,7 +97,8 @@ def counts(db: sqlite3.Connection, now: int) -> Counts:
     by_state = dict(
         zip((State.PENDING, State.RUNNING, State.COMPLETED, State.DEAD, State.CANCELLED), row, strict=False)
     )
-    oldest_s = None if row[7] is None else (now - row[7]) / 1000
+    by_state[State.BLOCKED] = row[7]
+    oldest_s = None if row[8] is None else (now - row[8]) / 1000
     return Counts(by_state, row[5], row[6], oldest_s)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import msgspec
@@ -99,6 +99,12 @@ class SqliteHand:
         self._db.execute("DELETE FROM dutiful_job")
         self._db.execute("DELETE FROM dutiful_error")
 
+    def put_beside(self, table: str, rows: Sequence[Sequence[object]]) -> None:
+        columns = moving.BESIDE[table]
+        marks = ", ".join("?" * len(columns.split(", ")))
+        self._db.execute(f"DELETE FROM dutiful_{table}")
+        self._db.executemany(f"INSERT INTO dutiful_{table} ({columns}) VALUES ({marks})", rows)
+
     def forget_clock(self) -> None:
         # As after a boot: there is nothing to compare with, so nothing moves (sqlite_upkeep.follow_clock).
         self.put("clock_boot", "")
@@ -172,6 +178,15 @@ class SqliteGround:
             ).fetchall()
         return Batch([_row(row) for row in rows], [_error(row) for row in errors])
 
+    def beside(self, table: str) -> list[tuple[object, ...]]:
+        order = moving.BESIDE_ORDER.get(table, "1")
+        db = self._reading()
+        with self._access.translating():
+            found = db.execute(
+                f"SELECT {moving.BESIDE[table]} FROM dutiful_{table} ORDER BY {order}"
+            ).fetchall()
+        return [tuple(_readable(value) for value in row) for row in found]
+
     def _reading(self) -> sqlite3.Connection:
         """Return a connection that shows what is stored, UTF-8 or not."""
         if self._reader is None:
@@ -199,6 +214,13 @@ def _row(values: tuple[Any, ...]) -> Row:
         queue=_readable(values[2]),
         task=_readable(values[3]),
         due_fixed=bool(row.due_fixed),
+        extra=_readable(row.extra),
+        held=_readable(row.held),
+        lane=_readable(row.lane),
+        pool=_readable(row.pool),
+        followed=None if row.followed is None else bool(row.followed),
+        unique_key=_readable(row.unique_key),
+        progress=_readable(row.progress),
         payload=_exact(row.payload),
         result=_exact(row.result),
     )
@@ -210,8 +232,8 @@ def _error(values: tuple[Any, ...]) -> ErrorRow:
     return job_id, attempt, at, worker, kind, message, traceback
 
 
-def _readable(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
+def _readable(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _exact(value: str | bytes | None) -> str | bytes | None:

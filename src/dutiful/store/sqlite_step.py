@@ -30,13 +30,23 @@ class LateAck(Exception):
     """Internal: an ack did not apply, so the step is done again carefully, to learn which."""
 
 
+class Followed(Exception):
+    """Internal: some job waits for others, so what has completed has to be told to it."""
+
+
 # --- acks -----------------------------------------------------------------------------
 
 
 _RUNNING = "attempt = :attempt AND state = 'running'"
 _DELETE = "DELETE FROM dutiful_job WHERE "
 _COMPLETE = "UPDATE dutiful_job SET state = 'completed', owner = NULL, finished_at = :now WHERE "
-COMPLETE_ONE = f"{_COMPLETE}id = ? AND attempt = ? AND state = 'running'".replace(":now", "?")
+# In a handler's own transaction, which is not to do more than that: what it sets free is seen to afterwards,
+# by whoever comes first (see special/release.py).
+COMPLETE_ONE = (
+    "UPDATE dutiful_job SET state = 'completed', owner = NULL, finished_at = ?,"
+    " held = CASE WHEN extra IS NOT NULL OR followed THEN 'end' END"
+    " WHERE id = ? AND attempt = ? AND state = 'running'"
+)
 _RUN = f"id BETWEEN :low AND :high AND {_RUNNING}"
 _SET = f"id IN (SELECT value FROM json_each(:ids)) AND {_RUNNING}"
 _FORGET_ERRORS = "DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))"
@@ -145,7 +155,7 @@ def acks_one_by_one(
 # dutiful_job_claim (or …_suspect) serves both the walk and the range. CROSS JOIN keeps
 # SQLite from turning the loops around.
 _DUE = """
-SELECT id, attempt, failures, crashes, task, queue, payload, priority, due_at FROM (
+SELECT id, attempt, failures, crashes, task, queue, payload, priority, due_at, extra FROM (
     WITH RECURSIVE level (p) AS (
         SELECT (SELECT priority FROM dutiful_job
                  WHERE queue = :queue AND state = 'pending' AND crashes {crashes} 0
@@ -163,7 +173,8 @@ SELECT id, attempt, failures, crashes, task, queue, payload, priority, due_at FR
 """
 _ROW = """
 SELECT json_group_array(json_array(id, attempt + 1, failures, crashes, task, queue,
-                                   CASE typeof(payload) WHEN 'text' THEN payload END, priority, due_at))
+                                   CASE typeof(payload) WHEN 'text' THEN payload END,
+                                   priority, due_at, extra))
 """
 _SKIP = "AND j.task NOT IN (SELECT value FROM json_each(:skip))"
 _CLAIM = """
@@ -370,6 +381,8 @@ def prepare_fused(db: sqlite3.Connection) -> None:
             f" {_FUSED_ENDS[keep]} WHERE {_FUSED_IDS[is_run]}"
             " AND attempt = new.attempt AND state = 'running';"
             f" SELECT RAISE(ROLLBACK, 'late') WHERE changes() <> new.completed;"
+            " SELECT RAISE(ROLLBACK, 'followed') WHERE new.completed"
+            " AND EXISTS (SELECT 1 FROM dutiful_after WHERE outcome IS NULL);"
             f" {_FUSED_INSERT} END"
         )
 
@@ -389,7 +402,8 @@ def fused(
     Do a whole step, and commit it: `completed`, all of one attempt number, and one draft.
 
     Raises:
-        LateAck: Some attempt no longer owned its job. Nothing was changed.
+        LateAck: Some attempt no longer owned its job; nothing was changed.
+        Followed: Some job waits for others; nothing was changed.
     """
     ids = sorted(job_id for job_id, _attempt in completed)
     is_run = bool(ids) and ids[-1] - ids[0] == len(ids) - 1
@@ -415,6 +429,8 @@ def fused(
     except sqlite3.IntegrityError as error:
         if error.args == ("late",):
             raise LateAck from None
+        if error.args == ("followed",):
+            raise Followed from None
         raise
 
 
@@ -445,10 +461,11 @@ def reserving(count: int) -> tuple[str, tuple[int]]:
 
 
 def count_unfinished(db: sqlite3.Connection) -> int:
-    """Count pending and running jobs; by the partial indexes claim, suspect and running."""
+    """Count the jobs that have not finished; by the partial indexes claim, suspect, blocked and running."""
     return int(
         db.execute(
             "SELECT (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0)"
+            "     + (SELECT count(*) FROM dutiful_job WHERE state = 'blocked')"
             "     + (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes > 0)"
             "     + (SELECT count(*) FROM dutiful_job WHERE state = 'running')"
         ).fetchone()[0]

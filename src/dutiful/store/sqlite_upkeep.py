@@ -9,6 +9,10 @@ import msgspec
 from dutiful.job import Claim, JobId
 from dutiful.store import clock, sqlite_step
 from dutiful.store.contract import Edit, Owner
+from dutiful.store.special import gates
+from dutiful.store.special.insert import admit_again
+from dutiful.store.special.release import forget, has_followers, settle
+from dutiful.store.sqlite_sql import SqliteSql
 
 LEASE_MS = 60_000  # a worker whose lock file was removed counts as dead after this silence
 _INCREMENTAL = 2  # PRAGMA auto_vacuum
@@ -50,7 +54,8 @@ def remove_worker(db: sqlite3.Connection, owner: Owner) -> bool:
 def running_of(db: sqlite3.Connection, owner: Owner) -> list[Claim]:
     """Return the jobs that a worker owns, without payloads. By index dutiful_job_running."""
     text = db.execute(
-        "SELECT json_group_array(json_array(id, attempt, failures, crashes, task, queue, NULL))"
+        "SELECT json_group_array(json_array(id, attempt, failures, crashes, task, queue, NULL, priority,"
+        " due_at, extra))"
         " FROM dutiful_job WHERE state = 'running' AND owner = ?",
         (owner,),
     ).fetchone()[0]
@@ -59,6 +64,9 @@ def running_of(db: sqlite3.Connection, owner: Owner) -> list[Claim]:
 
 def give_back(db: sqlite3.Connection, owner: Owner, now: int) -> None:
     """Put all that a worker owns back in line, at nobody's fault; end what was asked to stop."""
+    rows = db.execute(
+        "SELECT id FROM dutiful_job WHERE state = 'running' AND owner = ? AND cancel_at IS NOT NULL", (owner,)
+    ).fetchall()
     db.execute(
         "UPDATE dutiful_job"
         " SET state = CASE WHEN cancel_at IS NULL THEN 'pending' ELSE 'cancelled' END,"
@@ -67,6 +75,15 @@ def give_back(db: sqlite3.Connection, owner: Owner, now: int) -> None:
         " WHERE state = 'running' AND owner = :owner",
         {"owner": owner, "now": now},
     )
+    set_free(db, [row[0] for row in rows], now)
+
+
+def set_free(db: sqlite3.Connection, ids: Collection[JobId], now: int) -> None:
+    """Some attempts have ended outside of a step: see what that sets free."""
+    if ids:
+        turn = gates.Turn(SqliteSql(db, now))
+        settle(turn, ids)
+        turn.finish()
 
 
 def beat(db: sqlite3.Connection, owner: Owner, tasks: Sequence[str] | None, now: int) -> bool:
@@ -124,6 +141,7 @@ def unpark(db: sqlite3.Connection, tasks: Sequence[str]) -> int:
 
 # --- edits ---------------------------------------------------------------------------------
 
+_FORGET_ERRORS = "DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))"
 # What a person asks for, by primary key; each says which states allow it.
 _EDITS: dict[Edit, tuple[str, str]] = {
     "retry": (
@@ -135,8 +153,8 @@ _EDITS: dict[Edit, tuple[str, str]] = {
         ),
     ),
     "cancel": (
-        "state = 'pending'",
-        "UPDATE dutiful_job SET state = 'cancelled', finished_at = :now, parked_at = NULL",
+        "state IN ('pending', 'blocked')",
+        "UPDATE dutiful_job SET state = 'cancelled', finished_at = :now, parked_at = NULL, held = NULL",
     ),
     "delete": ("state <> 'running'", "DELETE FROM dutiful_job"),
 }
@@ -144,21 +162,34 @@ _EDITS: dict[Edit, tuple[str, str]] = {
 
 def edit(db: sqlite3.Connection, ids: Sequence[JobId], what: Edit, now: int) -> list[JobId]:
     """Retry, cancel or delete; return the jobs for which it was done."""
-    allowed, sql = _EDITS[what]
+    allowed, statement = _EDITS[what]
     done = _which(db, ids, allowed)
     values = {"ids": _text(done), "now": now}
-    db.execute(f"{sql} WHERE id IN (SELECT value FROM json_each(:ids)) AND :now IS NOT NULL", values)
+    turn = gates.Turn(SqliteSql(db, now))
     if what == "delete":
+        # First as if cancelled: whoever waits for them is to know.
+        waiting = _which(db, done, "state IN ('pending', 'blocked')")
         db.execute(
-            "DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))", (_text(done),)
+            f"{_EDITS['cancel'][1]} WHERE id IN (SELECT value FROM json_each(:ids))",
+            {**values, "ids": _text(waiting)},
         )
+        settle(turn, done)
+        forget(turn.sql, done)
+        db.execute(_FORGET_ERRORS, (_text(done),))
+    db.execute(f"{statement} WHERE id IN (SELECT value FROM json_each(:ids)) AND :now IS NOT NULL", values)
+    if what == "delete":
+        settle(turn, done)  # whoever waited in spite of a dead one waits no more
+    if what == "retry":
+        admit_again(turn, done)
     if what == "cancel":
+        settle(turn, done)
         running = _which(db, ids, "state = 'running'")
         db.execute(
             "UPDATE dutiful_job SET cancel_at = ? WHERE id IN (SELECT value FROM json_each(?))",
             (now, _text(running)),
         )
         done += running
+    turn.finish()
     return done
 
 
@@ -173,7 +204,7 @@ def _which(db: sqlite3.Connection, ids: Sequence[JobId], condition: str) -> list
 # --- pruning and space ------------------------------------------------------------------------
 
 
-def prune(db: sqlite3.Connection, before: tuple[int, JobId], limit: int) -> int:
+def prune(db: sqlite3.Connection, before: tuple[int, JobId], limit: int, now: int) -> int:
     """Delete up to `limit` finished jobs, oldest first. By index dutiful_job_finished."""
     ids = db.execute(
         "SELECT json_group_array(id) FROM (SELECT id FROM dutiful_job"
@@ -182,10 +213,16 @@ def prune(db: sqlite3.Connection, before: tuple[int, JobId], limit: int) -> int:
         (*before, limit),
     ).fetchone()[0]
     text = ids.decode() if isinstance(ids, bytes) else ids
-    db.execute("DELETE FROM dutiful_error WHERE job_id IN (SELECT value FROM json_each(?))", (text,))
-    return db.execute(
+    db.execute(_FORGET_ERRORS, (text,))
+    turn, gone = gates.Turn(SqliteSql(db, now)), msgspec.json.decode(text)
+    forget(turn.sql, gone)
+    count = db.execute(
         "DELETE FROM dutiful_job WHERE id IN (SELECT value FROM json_each(?))", (text,)
     ).rowcount
+    if has_followers(turn.sql):
+        settle(turn, gone)
+        turn.finish()
+    return count
 
 
 def shrink(db: sqlite3.Connection) -> int:
@@ -219,7 +256,7 @@ def follow_clock(db: sqlite3.Connection) -> int:
             "UPDATE dutiful_job"
             " SET due_at = due_at + CASE WHEN due_fixed = 0 OR parked_at IS NOT NULL THEN :step ELSE 0 END,"
             "     parked_at = parked_at + CASE WHEN due_fixed = 0 THEN :step ELSE 0 END"
-            " WHERE state IN ('pending', 'running')",
+            " WHERE state IN ('pending', 'blocked', 'running')",
             {"step": step},
         )
         db.execute("UPDATE dutiful_worker SET seen_at = seen_at + ?", (step,))

@@ -200,6 +200,7 @@ class Workers:
             acks = [decide(claim, False) for claim in sqlite_upkeep.running_of(db, owner)]  # noqa: FBT003
             if acks:
                 sqlite_step.ack(db, acks, now=now, worker="unknown")
+                sqlite_upkeep.set_free(db, [ack.id for ack in acks], now)
 
     def _look_at(self, info: WorkerInfo, boot: str) -> tuple[bool, frozenset[JobId] | None]:
         """Return whether a worker is dead, and what it was running then, as far as is known."""
@@ -229,6 +230,7 @@ class Workers:
             ]
             if acks:
                 sqlite_step.ack(db, acks, now=now, worker=info.name)
+                sqlite_upkeep.set_free(db, [ack.id for ack in acks], now)
             crashpoint("rescue.before_commit")
         crashpoint("rescue.after_commit")
         return acks

@@ -9,15 +9,22 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"dutiful.testing.{part}"
-        for part in ("claims", "contract", "drafts", "jobs", "steps", "tools", "workers")
+        for part in ("claims", "contract", "drafts", "jobs", "special", "steps", "tools", "workers")
     )
 )
 
 from dutiful.testing.contract import (  # noqa: E402  # only from here on are asserts explained
     DoorbellContract,
     DurableContract,
+    SpecialContract,
     StoreContract,
     UsersTransactionContract,
 )
 
-__all__ = ["DoorbellContract", "DurableContract", "StoreContract", "UsersTransactionContract"]
+__all__ = [
+    "DoorbellContract",
+    "DurableContract",
+    "SpecialContract",
+    "StoreContract",
+    "UsersTransactionContract",
+]

@@ -23,15 +23,23 @@ inherited is checked, and a hook that is missing is an error.
 from dutiful.testing.claims import ClaimContract
 from dutiful.testing.drafts import DraftContract, DurableDrafts, UsersTransactionContract
 from dutiful.testing.jobs import JobContract
+from dutiful.testing.periodic import DurableSchedules
+from dutiful.testing.special import SpecialContract
 from dutiful.testing.steps import DurableSteps, StepContract
 from dutiful.testing.workers import DoorbellContract, DurableWorkers, WorkerContract
 
-__all__ = ["DoorbellContract", "DurableContract", "StoreContract", "UsersTransactionContract"]
+__all__ = [
+    "DoorbellContract",
+    "DurableContract",
+    "SpecialContract",
+    "StoreContract",
+    "UsersTransactionContract",
+]
 
 
 class StoreContract(StepContract, ClaimContract, DraftContract, JobContract, WorkerContract):
     """The one suite for every store, ours or a stranger's."""
 
 
-class DurableContract(DurableSteps, DurableDrafts, DurableWorkers):
+class DurableContract(DurableSteps, DurableDrafts, DurableWorkers, DurableSchedules):
     """For a store whose jobs outlive its process, and that several processes share."""

@@ -101,6 +101,7 @@ class JobContract(Hooks):
 
         assert counts.by_state == {
             State.PENDING: 3,
+            State.BLOCKED: 0,
             State.RUNNING: 1,
             State.COMPLETED: 1,
             State.DEAD: 1,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dutiful.job import Ack, AttemptError, Claim, ErrorInfo, JobId, Record, State
-from dutiful.store.contract import Draft, Outcome, Owner, Store, Take, Work
+from dutiful.store.contract import Draft, Outcome, Owner, Special, Store, Take, Work
 
 QUEUE = "default"
 OTHER = "other"
@@ -72,9 +72,10 @@ def draft(
     priority: int = 0,
     delay_s: float | None = None,
     run_at: int | None = None,
+    special: Special | None = None,
 ) -> Draft:
     """Return new jobs, one with payload `1` if nothing is said."""
-    return Draft(task, queue, list(payloads or ("1",)), priority, delay_s, run_at)
+    return Draft(task, queue, list(payloads or ("1",)), priority, delay_s, run_at, special)
 
 
 def wish(owner: Owner, limit: int = 100, *, queues: Sequence[str] = (QUEUE,), **more: Any) -> Take:
@@ -108,8 +109,12 @@ def ids_of(claims: Sequence[Claim]) -> list[JobId]:
 
 def ack(claim: Claim, state: State = State.COMPLETED, **more: Any) -> Ack:
     """Return an Ack for a claim; the counts stay as they are."""
-    counts: dict[str, Any] = {"failures": claim.failures, "crashes": claim.crashes}
-    return Ack(claim.id, claim.attempt, state, **{**counts, **more})
+    usual: dict[str, Any] = {
+        "failures": claim.failures,
+        "crashes": claim.crashes,
+        "special": claim.extra is not None,
+    }
+    return Ack(claim.id, claim.attempt, state, **{**usual, **more})
 
 
 def one(store: Store, job_id: JobId) -> Record:

@@ -26,9 +26,21 @@ CREATE TABLE dutiful.job (
     failures    integer NOT NULL DEFAULT 0,
     crashes     integer NOT NULL DEFAULT 0,   -- in a row; above 0 it is a suspect
     due_fixed   boolean NOT NULL DEFAULT false, -- an instant on the calendar (run_at), not a delay
-    state       text    NOT NULL,             -- pending, running, completed, dead or cancelled
+    state       text    NOT NULL,             -- pending, blocked, running, completed, dead or cancelled
     queue       text    NOT NULL,
     task        text    NOT NULL,
+    -- What follows is NULL in a plain job; `extra` is not NULL in all others.
+    extra       text,                         -- for its worker: JSON, see store/special/extra.py
+    held        text,                         -- why it is blocked: after, key or pool; or "end": it has
+                                              -- completed, and who waits for that is not told yet
+    lane        text,                         -- its key: one at a time, in the order sent
+    pool        text,                         -- its limit: so many at a time
+    waits       integer,                      -- how many jobs of `after` have not finished
+    followed    boolean,                      -- another job waits for it
+    unique_key  text,                         -- while it stands in the way of another such
+    unique_till bigint,                       -- and no longer than until then
+    expires_at  bigint,
+    progress    text,
     payload     text,
     result      text
 ) WITH (
@@ -62,6 +74,89 @@ CREATE INDEX job_parked ON dutiful.job (task)
     WHERE parked_at IS NOT NULL;
 CREATE INDEX job_cancel ON dutiful.job (owner)
     WHERE cancel_at IS NOT NULL;
+CREATE INDEX job_lane ON dutiful.job (lane, held, id)
+    WHERE lane IS NOT NULL AND state IN ('pending', 'blocked', 'running');
+CREATE INDEX job_pool ON dutiful.job (pool, held, priority DESC, id)
+    WHERE pool IS NOT NULL AND state IN ('pending', 'blocked', 'running');
+CREATE UNIQUE INDEX job_unique ON dutiful.job (unique_key)
+    WHERE unique_key IS NOT NULL;
+CREATE INDEX job_expires ON dutiful.job (expires_at)
+    WHERE expires_at IS NOT NULL AND state IN ('pending', 'blocked');
+CREATE INDEX job_blocked ON dutiful.job (due_at)
+    WHERE state = 'blocked';
+
+CREATE INDEX job_end ON dutiful.job (id)
+    WHERE held = 'end';
+
+-- Which job waits for which. A parent's outcome and result stay here until its last child has run.
+CREATE TABLE dutiful.after (
+    parent_id bigint NOT NULL,
+    job_id    bigint NOT NULL,
+    place     bigint NOT NULL,                 -- in the order in which the parents were given
+    outcome   text,                             -- the parent's state when it had finished
+    result    text,
+    PRIMARY KEY (parent_id, job_id)
+);
+CREATE INDEX after_job ON dutiful.after (job_id, place);
+CREATE INDEX after_open ON dutiful.after (parent_id)
+    WHERE outcome IS NULL;
+
+-- Limits, each under its name: how many jobs at once, how many starts a second.
+CREATE TABLE dutiful.pool (
+    name    text PRIMARY KEY,
+    size    bigint NOT NULL,                   -- 0: no such bound
+    per_s   double precision NOT NULL,         -- 0: no such bound
+    burst   bigint NOT NULL,
+    next_at double precision NOT NULL          -- ms; see core/rates.py
+);
+
+-- What handlers have done, step by step (ctx.step), slept (ctx.sleep) or waited for (ctx.wait_event).
+CREATE TABLE dutiful.step (
+    job_id bigint NOT NULL,
+    name   text    NOT NULL,
+    kind   text    NOT NULL,                    -- step, sleep or event
+    at     bigint NOT NULL,                    -- when it was done, or will be over
+    event  text,                                -- which event an open wait is for
+    value  text,                                -- as JSON; NULL while it is open
+    PRIMARY KEY (job_id, name)
+);
+CREATE INDEX step_event ON dutiful.step (event)
+    WHERE event IS NOT NULL;
+
+-- Events that nobody has waited for yet.
+CREATE TABLE dutiful.event (
+    id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text    NOT NULL,
+    at   bigint NOT NULL,
+    value text
+);
+CREATE INDEX event_name ON dutiful.event (name, id);
+
+-- Periodic jobs; see core/schedule.py. `spec` and the job to send are written by whoever declares it.
+CREATE TABLE dutiful.schedule (
+    name      text PRIMARY KEY,
+    spec      text    NOT NULL,                 -- "every 300" or "cron 0 3 * * * Europe/Berlin"
+    missed    text    NOT NULL,                 -- latest, all or skip
+    task      text    NOT NULL,
+    queue     text    NOT NULL,
+    payload   text    NOT NULL,
+    priority  bigint NOT NULL DEFAULT 0,
+    next_at   bigint NOT NULL,                 -- the next firing; whoever moves it on sends the job
+    last_at   bigint,
+    last_job  bigint,
+    paused_at bigint,
+    seen_at   bigint NOT NULL                  -- when a worker last declared it; long ago: it is stale
+);
+CREATE INDEX schedule_next ON dutiful.schedule (next_at)
+    WHERE paused_at IS NULL;
+
+-- Queues and tasks that no worker takes jobs of.
+CREATE TABLE dutiful.pause (
+    kind text    NOT NULL,                      -- queue or task
+    name text    NOT NULL,
+    at   bigint NOT NULL,
+    PRIMARY KEY (kind, name)
+);
 
 CREATE TABLE dutiful.error (
     job_id    bigint  NOT NULL,

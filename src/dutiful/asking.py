@@ -1,0 +1,235 @@
+"""What a sender or a handler may ask for a job, beyond its task, queue, priority and time."""
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from dutiful.errors import ConfigError
+from dutiful.job import JobId, State
+from dutiful.payload import check_name
+from dutiful.store.contract import Special
+from dutiful.store.contract import Unique as StoredUnique
+
+KEY_CHARS_MAX = 200
+AFTER_JOBS_MAX = 1_000_000
+
+_UNFINISHED = (State.PENDING, State.BLOCKED, State.RUNNING)
+_STATES = {
+    "waiting": (State.PENDING, State.BLOCKED),
+    "unfinished": _UNFINISHED,
+    "stored": tuple(State),
+}
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d*)\s*(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """
+    At most one such job: `send(…, unique=True)`, or `unique=Unique(…)` for other rules.
+
+    A unique index of the store decides, so that no two senders can be first.
+
+    Args:
+        by: From the payload to what makes it the same job: any text or number. Default: the
+            whole payload. Jobs of different tasks are never the same.
+        within: Seconds (or a timedelta) for which an earlier one counts, whatever became of it.
+        while_: Without `within`: an earlier one counts while it is "waiting", "unfinished" (it
+            waits or runs), or "stored" (finished ones count until they are pruned).
+            Default: "unfinished", or, if something is to be replaced, "waiting".
+        on_conflict: "return" the earlier job; "replace" its payload, or its payload and its time
+            ("reschedule": that is a debounce), if it still waits; or "raise" DuplicateJob.
+
+    Raises:
+        ConfigError: A value is none of these.
+    """
+
+    by: Callable[[Any], object] | None = None
+    within: float | timedelta | None = None
+    while_: Literal["waiting", "unfinished", "stored"] | None = None
+    on_conflict: Literal["return", "replace", "reschedule", "raise"] = "return"
+
+    def __post_init__(self) -> None:
+        _one_of("while_", self.while_, (None, *_STATES))
+        _one_of("on_conflict", self.on_conflict, ("return", "replace", "reschedule", "raise"))
+        if self.within is not None:
+            seconds("within", self.within)
+
+    def stored(self, task: str, payload: object, text: str) -> StoredUnique:
+        """Return what the store is asked for this payload, of which `text` is the JSON."""
+        made = text if self.by is None else msgspec.json.encode(self.by(payload)).decode()
+        replaces = self.on_conflict in ("replace", "reschedule")
+        while_ = self.while_ or ("waiting" if replaces else "unfinished")
+        digest = hashlib.sha256(f"{task}\n{made}".encode()).hexdigest()[:32]
+        within_s = None if self.within is None else seconds("within", self.within)
+        return StoredUnique(f"{task}:{digest}", _STATES[while_], within_s, self.on_conflict)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """
+    How many jobs of a task may run at once, or begin in a time, over all workers together.
+
+    Args:
+        concurrency: So many at once; None: no bound.
+        rate: So many in a time, as "100/m", "5/s" or "1/10s": smoothly, one after the other.
+        burst: So many of a rate may begin at once after a rest.
+        by: From the payload to a text: the limit holds for each text on its own.
+        name: Handlers with limits of the same name share it. Default: the task.
+
+    Raises:
+        ConfigError: A value is out of range; or there is neither concurrency nor rate.
+    """
+
+    concurrency: int | None = None
+    rate: str | None = None
+    burst: int = 1
+    by: Callable[[Any], str] | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.concurrency is None and self.rate is None:
+            raise ConfigError("a Limit without concurrency= and rate= limits nothing; give one of them.")
+        _whole("concurrency", 1 if self.concurrency is None else self.concurrency)
+        _whole("burst", self.burst)
+        _ = self.per_s
+
+    @property
+    def per_s(self) -> float:
+        """The rate as starts per second; 0 for none."""
+        if self.rate is None:
+            return 0.0
+        found = _RATE.fullmatch(self.rate.strip())
+        if found is None or float(found[1]) <= 0 or (found[2] and int(found[2]) == 0):
+            raise ConfigError(f'Limit(rate={self.rate!r}); write it as "100/m", "5/s" or "1/10s".')
+        return float(found[1]) / (float(found[2] or 1) * _SECONDS[found[3]])
+
+    def pool(self, task: str, payload: object) -> str:
+        """Return the name that the limit of this job has in the store."""
+        name = self.name or task
+        return name if self.by is None else f"{name}:{self.by(payload)}"
+
+
+def _whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"Limit({name}={value!r}); it must be a whole number, 1 or more.")
+
+
+class HasId(Protocol):
+    """A job, as far as others can wait for it."""
+
+    id: JobId
+
+
+class Asking:
+    """The checked options of one `send` that make its jobs special."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._key: str | Callable[[Any], str] | None = options.get("key")
+        unique = options.get("unique")
+        self._unique = Unique() if unique is True else unique or None
+        if self._unique is not None and not isinstance(self._unique, Unique):
+            raise ConfigError(f"unique is {unique!r}; it must be True or a Unique. Nothing was stored.")
+        self._expires_s, self._expires_at = _expiry(options.get("expires"))
+        deadline = options.get("deadline")
+        self._deadline_s = None if deadline is None else seconds("deadline", deadline)
+        self._after = _ids(options.get("after"))
+        self._on_dead: Any = options.get("on_dead", "cancel")
+        _one_of("on_dead", self._on_dead, ("cancel", "run", "wait"))
+        self._on_failure = options.get("on_failure", "hold")
+        _one_of("on_failure", self._on_failure, ("hold", "skip"))
+        self._headers = _headers(options.get("headers"))
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether each payload is one of a kind."""
+        return self._unique is not None
+
+    def special(self, task: str, payload: object, text: str, limit: Limit | None) -> Special:
+        """Return what is stored beside this payload, of which `text` is the JSON."""
+        key = self._key(payload) if callable(self._key) else self._key
+        return Special(
+            expires_s=self._expires_s,
+            expires_at=self._expires_at,
+            deadline_s=self._deadline_s,
+            key=None if key is None else _checked_key(key),
+            key_skips=self._on_failure == "skip",
+            pool=None if limit is None else limit.pool(task, payload),
+            pool_size=0 if limit is None else limit.concurrency or 0,
+            per_s=0.0 if limit is None else limit.per_s,
+            burst=1 if limit is None else limit.burst,
+            unique=None if self._unique is None else self._unique.stored(task, payload, text),
+            after=self._after,
+            on_dead=self._on_dead,
+            headers=self._headers,
+        )
+
+
+NAMES = frozenset({"key", "unique", "expires", "deadline", "after", "on_dead", "on_failure", "headers"})
+
+
+def seconds(name: str, value: float | timedelta) -> float:
+    """Return a duration in seconds, which is more than 0."""
+    found = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < math.inf:
+        raise ConfigError(f"{name} is {value!r}; it must be seconds > 0, or a timedelta. Nothing was stored.")
+    return float(found)
+
+
+def _expiry(expires: object) -> tuple[float | None, int | None]:
+    if expires is None:
+        return None, None
+    if isinstance(expires, datetime):
+        if expires.tzinfo is None:
+            raise ConfigError(f"expires is {expires!r}, without a time zone. Nothing was stored.")
+        return None, round(expires.timestamp() * 1000)
+    return seconds("expires", expires), None  # type: ignore[arg-type]  # checked there
+
+
+def _checked_key(key: object) -> str:
+    if not isinstance(key, str) or not 0 < len(key) <= KEY_CHARS_MAX:
+        raise ConfigError(
+            f"key is {key!r}; it must be a text of 1 to {KEY_CHARS_MAX} letters. Nothing was stored."
+        )
+    return key
+
+
+def _ids(after: object) -> tuple[JobId, ...]:
+    if after is None:
+        return ()
+    jobs: Iterable[Any] = after if isinstance(after, Iterable) else [after]
+    ids = tuple(dict.fromkeys(job if isinstance(job, int) else getattr(job, "id", None) for job in jobs))
+    if not all(isinstance(job_id, int) and not isinstance(job_id, bool) for job_id in ids):
+        raise ConfigError(f"after is {after!r}; it must be a job, or several. Nothing was stored.")
+    if len(ids) > AFTER_JOBS_MAX:
+        raise ConfigError(
+            f"after has {len(ids)} jobs; it can have {AFTER_JOBS_MAX} at most. Nothing was stored."
+        )
+    return ids  # type: ignore[return-value]  # as was just checked
+
+
+def _headers(headers: object) -> dict[str, str]:
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, str) for name, value in headers.items()
+    ):
+        raise ConfigError(f"headers is {headers!r}; it must be texts by name. Nothing was stored.")
+    for name in headers:
+        check_name(name, "header")
+    return dict(headers)
+
+
+def _one_of(name: str, value: object, allowed: Iterable[object]) -> None:
+    if value not in allowed:
+        names = ", ".join(repr(each) for each in allowed)
+        raise ConfigError(f"{name} is {value!r}; it must be one of {names}. Nothing was stored.")
+
+
+NOTHING = Asking({})

@@ -1,0 +1,63 @@
+"""The store's SQL for what is off the hot path (contract.Sql), on a PostgreSQL connection."""
+
+import re
+import zlib
+from functools import lru_cache
+from typing import Any
+
+from dutiful.job import JobId
+from dutiful.store.postgres_access import Connection
+from dutiful.store.postgres_step import NOW, numbers
+
+# Names share locks, so that no transaction, however many names it holds, can use up the server's table of
+# locks. In the order of their numbers.
+_HOLD = "SELECT pg_advisory_xact_lock(%s::integer, number) FROM unnest(%s::integer[]) AS number"
+_LOCKS = 1024
+# Whoever sends meanwhile waits until we commit: this is for what is rare.
+_NEW_IDS = (
+    "UPDATE dutiful.meta SET value = (value::bigint + %s)::text WHERE key = 'next_id' RETURNING value::bigint"
+)
+_IDS = "(SELECT unnest(%s::bigint[]))"
+_NAMES = "(SELECT unnest(%s::text[]))"
+
+
+class PostgresSql:
+    """Statements in an open transaction, or, for reading, outside of one."""
+
+    def __init__(self, db: Connection, now: int | None = None) -> None:
+        self._db = db
+        self.now = int(db.one(f"SELECT {NOW}")[0]) if now is None else now
+
+    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._db.run(_ours(statement), [_plain(value) for value in values]).fetchall()
+
+    def change(self, statement: str, *values: object) -> int:
+        return self._db.run(_ours(statement), [_plain(value) for value in values]).rowcount
+
+    def hold(self, *names: str, rank: int = 0) -> None:
+        ours = zlib.crc32(f"dutiful names {self._db.schema}".encode()) >> 1
+        locks = sorted({zlib.crc32(name.encode()) % _LOCKS + rank * _LOCKS for name in names})
+        self._db.run(_HOLD, (ours, locks))
+
+    def new_ids(self, count: int) -> JobId:
+        return int(self._db.run(_NEW_IDS, (count,)).fetchall()[0][0]) - count
+
+
+@lru_cache(maxsize=512)
+def _ours(statement: str) -> str:
+    def named(found: "re.Match[str]") -> str:
+        word = found[1]
+        if word == "?":
+            return "%s"
+        lists = {"{ids}": _IDS, "{names}": _NAMES, "{lock}": "FOR UPDATE"}
+        return lists.get(word) or f"dutiful.{word[1:-1]}"
+
+    return re.sub(r"(\?|\{\w+\})", named, statement)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list) and all(isinstance(each, int) for each in value):  # pyright: ignore[reportUnknownVariableType]
+        ids: list[JobId] = value  # pyright: ignore[reportUnknownVariableType]
+        return numbers(ids)
+    # A StrEnum is a str that the driver does not know.
+    return str(value) if isinstance(value, str) else value

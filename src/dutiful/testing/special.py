@@ -1,0 +1,366 @@
+"""The contract: jobs that ask for a key, a limit, uniqueness, an expiry, or other jobs to wait for."""
+
+import pytest
+
+from dutiful.job import JobId, State
+from dutiful.store.contract import Owner, Special, Store, Unique
+from dutiful.store.special import clockwork
+from dutiful.testing.once import OnceContract
+from dutiful.testing.periodic import PauseContract, ScheduleContract
+from dutiful.testing.tools import Hooks, ack, draft, ids_of, one, put, state_of, step, take
+
+UNFINISHED = (State.PENDING, State.BLOCKED, State.RUNNING)
+WAITING = (State.PENDING, State.BLOCKED)
+
+
+def keyed(key: str = "k", **more: object) -> Special:
+    return Special(key=key, **more)  # type: ignore[arg-type]
+
+
+def unique(key: str = "u", **more: object) -> Special:
+    return Special(unique=Unique(key, **{"states": UNFINISHED, **more}))  # type: ignore[arg-type]
+
+
+def joined(store: Store) -> Owner:
+    return store.join("w", ["default"], 8, None)
+
+
+def tend(store: Store, since: int = 0) -> bool:
+    """Do what a worker does now and then; return whether any job may run now."""
+    with store.sql_look() as look:
+        found = clockwork.look(look, since)
+    return clockwork.tend(store, found, "w")
+
+
+class KeyContract(Hooks):
+    """One at a time per key, in the order sent."""
+
+    def test_jobs_of_a_key_run_one_at_a_time_in_the_order_sent(self, store: Store) -> None:
+        owner = joined(store)
+        ids = put(store, draft("1", "2", "3", special=keyed()))
+        ran: list[JobId] = []
+        for _ in ids:
+            (claim,) = take(store, owner)
+            ran.append(claim.id)
+            assert take(store, owner) == []
+            step(store, acks=[ack(claim)])
+
+        assert ran == ids
+        assert [state_of(store, job_id) for job_id in ids] == [State.COMPLETED] * 3
+
+    def test_other_keys_and_plain_jobs_go_on(self, store: Store) -> None:
+        owner = joined(store)
+        first, _ = put(store, draft("1", "2", special=keyed("a")))
+        (other,) = put(store, draft(special=keyed("b")))
+        (plain,) = put(store, draft())
+
+        assert sorted(ids_of(take(store, owner))) == sorted([first, other, plain])
+
+    def test_a_waiting_retry_holds_its_key(self, store: Store) -> None:
+        owner = joined(store)
+        first, second = put(store, draft("1", "2", special=keyed()))
+        (claim,) = take(store, owner)
+        step(store, acks=[ack(claim, State.PENDING, failures=1, delay_s=60)])
+
+        assert take(store, owner) == []
+        self.pass_time(store, 61)
+        (again,) = take(store, owner)
+        assert again.id == first
+        step(store, acks=[ack(again)])
+        assert ids_of(take(store, owner)) == [second]
+
+    def test_a_waiting_retry_may_let_its_key_go_on(self, store: Store) -> None:
+        owner = joined(store)
+        first, second = put(store, draft("1", "2", special=keyed(key_skips=True)))
+        (claim,) = take(store, owner)
+        step(store, acks=[ack(claim, State.PENDING, failures=1, delay_s=60)])
+        (next_claim,) = take(store, owner)
+        assert next_claim.id == second
+        assert state_of(store, first) is State.BLOCKED
+
+        self.pass_time(store, 61)
+        tend(store)
+        assert take(store, owner) == []
+        step(store, acks=[ack(next_claim)])
+        assert ids_of(take(store, owner)) == [first]
+
+    @pytest.mark.parametrize("end", ["cancel", "delete"])
+    def test_one_that_is_taken_away_lets_the_next_go(self, store: Store, end: str) -> None:
+        owner = joined(store)
+        first, second = put(store, draft("1", "2", special=keyed()))
+
+        assert store.edit([first], end) == [first]  # type: ignore[arg-type]
+
+        assert ids_of(take(store, owner)) == [second]
+
+    def test_one_that_is_run_again_waits_for_its_key(self, store: Store) -> None:
+        owner = joined(store)
+        first, second = put(store, draft("1", "2", special=keyed()))
+        (claim,) = take(store, owner)
+        step(store, acks=[ack(claim)])
+        (held,) = take(store, owner)
+        assert store.edit([first], "retry") == [first]
+
+        assert take(store, owner) == []
+        step(store, acks=[ack(held)])
+        assert ids_of(take(store, owner)) == [first]
+        assert held.id == second
+
+
+class LimitContract(Hooks):
+    """So many at once, so many a second."""
+
+    def test_no_more_run_than_the_limit_allows(self, store: Store) -> None:
+        owner = joined(store)
+        ids = put(store, draft(*"12345", special=Special(pool="p", pool_size=2)))
+        claims = take(store, owner)
+        assert ids_of(claims) == ids[:2]
+        step(store, acks=[ack(claims[0])])
+
+        assert ids_of(take(store, owner)) == [ids[2]]
+
+    def test_a_waiting_retry_takes_no_slot(self, store: Store) -> None:
+        owner = joined(store)
+        first, second = put(store, draft("1", "2", special=Special(pool="p", pool_size=1)))
+        (claim,) = take(store, owner)
+        step(store, acks=[ack(claim, State.PENDING, failures=1, delay_s=60)])
+        (other,) = take(store, owner)
+        assert other.id == second
+        step(store, acks=[ack(other)])
+        assert take(store, owner) == []
+
+        self.pass_time(store, 61)
+        tend(store)
+        assert ids_of(take(store, owner)) == [first]
+
+    def test_the_urgent_go_first(self, store: Store) -> None:
+        owner = joined(store)
+        special = Special(pool="p", pool_size=1)
+        (held,) = put(store, draft(special=special))
+        (low,) = put(store, draft(special=special))
+        (high,) = put(store, draft(priority=5, special=special))
+        (claim,) = take(store, owner)
+        assert claim.id == held
+        step(store, acks=[ack(claim)])
+
+        (claim,) = take(store, owner)
+        assert claim.id == high
+        step(store, acks=[ack(claim)])
+        assert ids_of(take(store, owner)) == [low]
+
+    def test_a_rate_spreads_the_starts(self, store: Store) -> None:
+        owner = joined(store)
+        ids = put(store, draft(*"1234", special=Special(pool="p", per_s=1 / 60, burst=2)))
+        assert ids_of(take(store, owner)) == ids[:2]
+
+        self.pass_time(store, 61)
+        assert ids_of(take(store, owner)) == [ids[2]]
+
+    def test_a_key_and_a_limit_both_hold(self, store: Store) -> None:
+        owner = joined(store)
+        first, second = put(store, draft("1", "2", special=Special(key="a", pool="p", pool_size=5)))
+        (third,) = put(store, draft(special=Special(key="b", pool="p", pool_size=5)))
+
+        claims = take(store, owner)
+        assert sorted(ids_of(claims)) == [first, third]
+        step(store, acks=[ack(claim) for claim in claims])
+        assert ids_of(take(store, owner)) == [second]
+
+
+class UniqueContract(Hooks):
+    """At most one with a unique key."""
+
+    def test_a_second_one_is_not_stored(self, store: Store) -> None:
+        (first,) = put(store, draft("1", special=unique()))
+
+        outcome = step(store, drafts=[draft("2", special=unique())])
+
+        assert outcome.stored == [range(first, first + 1)]
+        assert outcome.found == {0}
+        assert one(store, first).payload == "1"
+
+    def test_within_one_step_too(self, store: Store) -> None:
+        outcome = step(store, drafts=[draft("1", special=unique()), draft("2", special=unique())])
+
+        assert outcome.stored[0] == outcome.stored[1]
+        assert outcome.found == {1}
+
+    def test_once_it_has_finished_there_may_be_another(self, store: Store) -> None:
+        owner = joined(store)
+        (first,) = put(store, draft(special=unique()))
+        step(store, acks=[ack(claim) for claim in take(store, owner)])
+
+        (second,) = put(store, draft(special=unique()))
+        assert second != first
+
+    def test_while_it_runs_there_may_be_another_if_only_waiting_ones_count(self, store: Store) -> None:
+        owner = joined(store)
+        (first,) = put(store, draft(special=unique(states=WAITING)))
+        take(store, owner)
+
+        (second,) = put(store, draft(special=unique(states=WAITING)))
+        assert second != first
+
+    def test_finished_ones_can_count(self, store: Store) -> None:
+        owner = joined(store)
+        (first,) = put(store, draft(special=unique(states=tuple(State))))
+        step(store, acks=[ack(claim) for claim in take(store, owner)])
+
+        assert put(store, draft(special=unique(states=tuple(State)))) == [first]
+
+    def test_for_a_time(self, store: Store) -> None:
+        owner = joined(store)
+        special = unique(within_s=60.0)
+        (first,) = put(store, draft(special=special))
+        step(store, acks=[ack(claim) for claim in take(store, owner)])
+        assert put(store, draft(special=special)) == [first]
+
+        self.pass_time(store, 61)
+        assert put(store, draft(special=special)) != [first]
+
+    def test_its_payload_and_time_can_be_replaced(self, store: Store) -> None:
+        owner = joined(store)
+        special = unique(states=WAITING, on_conflict="reschedule")
+        (first,) = put(store, draft("1", delay_s=60, special=special))
+
+        assert put(store, draft("2", delay_s=600, special=special)) == [first]
+
+        self.pass_time(store, 61)
+        assert take(store, owner) == []
+        self.pass_time(store, 600)
+        (claim,) = take(store, owner)
+        assert (claim.id, claim.payload) == (first, "2")
+
+
+class ExpiryContract(Hooks):
+    """Dead if not started in time."""
+
+    def test_one_that_was_not_started_in_time_is_dead(self, store: Store) -> None:
+        owner = joined(store)
+        (job_id,) = put(store, draft(special=Special(expires_s=60)))
+        self.pass_time(store, 61)
+
+        assert take(store, owner) == []
+        assert state_of(store, job_id) is State.DEAD
+        assert one(store, job_id).errors[0].type == "Expired"
+
+    def test_nobody_has_to_claim_it(self, store: Store) -> None:
+        (job_id,) = put(store, draft(delay_s=3600, special=Special(expires_s=60)))
+        self.pass_time(store, 61)
+
+        tend(store)
+        assert state_of(store, job_id) is State.DEAD
+
+    def test_once_started_it_may_be_late(self, store: Store) -> None:
+        owner = joined(store)
+        (job_id,) = put(store, draft(special=Special(expires_s=60)))
+        (claim,) = take(store, owner)
+        self.pass_time(store, 61)
+        step(store, acks=[ack(claim, State.PENDING, failures=1, delay_s=0)])
+
+        assert ids_of(take(store, owner)) == [job_id]
+
+    def test_a_deadline_ends_the_retries(self, store: Store) -> None:
+        owner = joined(store)
+        (job_id,) = put(store, draft(special=Special(deadline_s=60)))
+        (claim,) = take(store, owner)
+        step(store, acks=[ack(claim, State.PENDING, failures=1, delay_s=0)])
+        self.pass_time(store, 61)
+
+        assert take(store, owner) == []
+        assert state_of(store, job_id) is State.DEAD
+
+
+class AfterContract(Hooks):
+    """Jobs that wait for others."""
+
+    @pytest.mark.parametrize("plainly", [True, False])
+    def test_it_runs_when_all_have_completed(self, store: Store, *, plainly: bool) -> None:
+        owner = joined(store)
+        parents = put(store, draft("1", "2"))
+        (child,) = put(store, draft("3", special=Special(after=tuple(parents))))
+        claims = take(store, owner)
+        assert ids_of(claims) == parents
+        assert state_of(store, child) is State.BLOCKED
+        for claim in claims:
+            assert take(store, owner) == []
+            if plainly:
+                step(store, completed=[(claim.id, claim.attempt)], keep_completed=False)
+            else:
+                step(store, acks=[ack(claim, result=f'"{claim.payload}"')])
+
+        assert ids_of(take(store, owner)) == [child]
+
+    def test_it_may_follow_one_that_runs_already(self, store: Store) -> None:
+        owner = joined(store)
+        (parent,) = put(store, draft())
+        (claim,) = take(store, owner)
+        (child,) = put(store, draft(special=Special(after=(parent,))))
+        step(store, completed=[(claim.id, claim.attempt)], keep_completed=False)
+
+        assert ids_of(take(store, owner)) == [child]
+
+    def test_or_one_that_has_finished(self, store: Store) -> None:
+        owner = joined(store)
+        (parent,) = put(store, draft())
+        step(store, acks=[ack(claim) for claim in take(store, owner)])
+
+        (child,) = put(store, draft(special=Special(after=(parent,))))
+        assert ids_of(take(store, owner)) == [child]
+
+    @pytest.mark.parametrize(
+        ("on_dead", "state"),
+        [("cancel", State.CANCELLED), ("run", State.PENDING), ("wait", State.BLOCKED)],
+    )
+    def test_what_becomes_of_it_when_one_is_dead(self, store: Store, on_dead: str, state: State) -> None:
+        owner = joined(store)
+        (parent,) = put(store, draft())
+        (child,) = put(store, draft(special=Special(after=(parent,), on_dead=on_dead)))  # type: ignore[arg-type]
+        step(store, acks=[ack(claim, State.DEAD, failures=1) for claim in take(store, owner)])
+
+        assert state_of(store, child) is state
+
+    def test_one_that_waits_goes_on_when_the_dead_one_is_run_again(self, store: Store) -> None:
+        owner = joined(store)
+        (parent,) = put(store, draft())
+        (child,) = put(store, draft(special=Special(after=(parent,), on_dead="wait")))
+        step(store, acks=[ack(claim, State.DEAD, failures=1) for claim in take(store, owner)])
+        store.edit([parent], "retry")
+        step(store, acks=[ack(claim) for claim in take(store, owner)])
+
+        assert ids_of(take(store, owner)) == [child]
+
+    def test_cancelling_one_cancels_those_that_follow_it_and_so_on(self, store: Store) -> None:
+        (parent,) = put(store, draft())
+        (child,) = put(store, draft(special=Special(after=(parent,))))
+        (grandchild,) = put(store, draft(special=Special(after=(child,))))
+
+        store.edit([parent], "cancel")
+
+        assert state_of(store, child) is state_of(store, grandchild) is State.CANCELLED
+
+    def test_a_job_that_follows_has_its_key_too(self, store: Store) -> None:
+        owner = joined(store)
+        (parent,) = put(store, draft())
+        (child,) = put(store, draft(special=Special(after=(parent,), key="k")))
+        (other,) = put(store, draft(special=keyed("k")))
+        claims = take(store, owner)
+        assert ids_of(claims) == [parent, other]
+        step(store, acks=[ack(claims[0])])
+        assert take(store, owner) == []
+        step(store, acks=[ack(claims[1])])
+
+        assert ids_of(take(store, owner)) == [child]
+
+
+class SpecialContract(
+    KeyContract,
+    LimitContract,
+    UniqueContract,
+    ExpiryContract,
+    AfterContract,
+    OnceContract,
+    ScheduleContract,
+    PauseContract,
+):
+    """For a store that speaks SQL (see `contract.Sql`): it inherits all that special jobs ask for."""
