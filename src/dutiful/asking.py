@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -200,10 +200,10 @@ def _checked_key(key: object) -> str:
     return key
 
 
-def _ids(after: object) -> tuple[JobId, ...]:
+def _ids(after: Any) -> tuple[JobId, ...]:
     if after is None:
         return ()
-    jobs: Iterable[Any] = after if isinstance(after, Iterable) else [after]
+    jobs: list[Any] = list(after) if isinstance(after, Iterable) else [after]
     ids = tuple(dict.fromkeys(job if isinstance(job, int) else getattr(job, "id", None) for job in jobs))
     if not all(isinstance(job_id, int) and not isinstance(job_id, bool) for job_id in ids):
         raise ConfigError(f"after is {after!r}; it must be a job, or several. Nothing was stored.")
@@ -211,19 +211,18 @@ def _ids(after: object) -> tuple[JobId, ...]:
         raise ConfigError(
             f"after has {len(ids)} jobs; it can have {AFTER_JOBS_MAX} at most. Nothing was stored."
         )
-    return ids  # type: ignore[return-value]  # as was just checked
+    return cast("tuple[JobId, ...]", ids)
 
 
-def _headers(headers: object) -> dict[str, str]:
+def _headers(headers: Any) -> dict[str, str]:
     if headers is None:
         return {}
-    if not isinstance(headers, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, str) for name, value in headers.items()
-    ):
+    given: dict[Any, Any] = dict(headers) if isinstance(headers, Mapping) else {None: headers}
+    if not all(isinstance(name, str) and isinstance(value, str) for name, value in given.items()):
         raise ConfigError(f"headers is {headers!r}; it must be texts by name. Nothing was stored.")
-    for name in headers:
+    for name in given:
         check_name(name, "header")
-    return dict(headers)
+    return given
 
 
 def _one_of(name: str, value: object, allowed: Iterable[object]) -> None:

@@ -204,17 +204,21 @@ class Events:
                     log.exception("a listener failed on %s; the worker goes on", type(event).__name__)
 
 
-def kinds_of(wanted: object) -> tuple[type[Event], ...]:
+def _is_event(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Event)
+
+
+def kinds_of(wanted: Any) -> tuple[type[Event], ...]:
     """
     Return the kinds of events that a type, or a union of types, stands for.
 
     Raises:
         ConfigError: It is something else.
     """
-    kinds = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
+    kinds: tuple[Any, ...] = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
     for kind in kinds:
-        if not (isinstance(kind, type) and issubclass(kind, Event)):
-            name = getattr(kind, "__name__", repr(kind))
+        if not _is_event(kind):
+            name = str(getattr(kind, "__name__", kind))
             ours = f"dutiful.events.{name}" if name in globals() else "one of dutiful.events, such as JobDead"
             raise ConfigError(f"worker.on() got {kind!r}, which is no event; nobody listens. Use {ours}.")
     return kinds

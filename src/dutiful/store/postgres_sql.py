@@ -55,9 +55,9 @@ def _ours(statement: str) -> str:
     return re.sub(r"(\?|\{\w+\})", named, statement)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, list) and all(isinstance(each, int) for each in value):  # pyright: ignore[reportUnknownVariableType]
-        ids: list[JobId] = value  # pyright: ignore[reportUnknownVariableType]
-        return numbers(ids)
+def _plain(value: Any) -> object:
+    if isinstance(value, list):
+        items: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+        return numbers(items) if all(isinstance(each, int) for each in items) else items
     # A StrEnum is a str that the driver does not know.
     return str(value) if isinstance(value, str) else value

@@ -94,7 +94,7 @@ SELECT (SELECT count(*) FROM dutiful_job WHERE state = 'pending' AND crashes = 0
 def counts(db: sqlite3.Connection, now: int) -> Counts:
     """Count the jobs by state."""
     row = db.execute(_COUNTS, {"now": now}).fetchone()
-    by_state = dict(
+    by_state: dict[State, int] = dict(
         zip((State.PENDING, State.RUNNING, State.COMPLETED, State.DEAD, State.CANCELLED), row, strict=False)
     )
     by_state[State.BLOCKED] = row[7]
