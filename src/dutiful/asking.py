@@ -203,7 +203,7 @@ def _checked_key(key: object) -> str:
 def _ids(after: Any) -> tuple[JobId, ...]:
     if after is None:
         return ()
-    jobs: list[Any] = list(after) if isinstance(after, Iterable) else [after]
+    jobs: Iterable[Any] = after if hasattr(after, "__iter__") else [after]
     ids = tuple(dict.fromkeys(job if isinstance(job, int) else getattr(job, "id", None) for job in jobs))
     if not all(isinstance(job_id, int) and not isinstance(job_id, bool) for job_id in ids):
         raise ConfigError(f"after is {after!r}; it must be a job, or several. Nothing was stored.")
@@ -217,7 +217,7 @@ def _ids(after: Any) -> tuple[JobId, ...]:
 def _headers(headers: Any) -> dict[str, str]:
     if headers is None:
         return {}
-    given: dict[Any, Any] = dict(headers) if isinstance(headers, Mapping) else {None: headers}
+    given: dict[Any, Any] = dict(headers) if hasattr(headers, "items") else {None: headers}
     if not all(isinstance(name, str) and isinstance(value, str) for name, value in given.items()):
         raise ConfigError(f"headers is {headers!r}; it must be texts by name. Nothing was stored.")
     for name in given:
