@@ -313,6 +313,12 @@ class Runner:
             self._want_more()
 
     def _receive(self, claims: list[Claim]) -> None:
+        if self._pauses.is_any:  # since they were asked for
+            held = set(self._pauses.held(claims))
+            self._interrupt([claim for claim in claims if claim.id in held])
+            claims = [claim for claim in claims if claim.id not in held]
+            if not claims:
+                return
         size = sum(len(claim.payload or "") for claim in claims) / len(claims)
         self._payload_bytes = max(size, (self._payload_bytes + size) / 2)
         self._offered_at = time.monotonic()
@@ -441,6 +447,8 @@ class Runner:
     def _tend(self) -> None:
         """End what was not started in time, let back what had stepped aside, and follow up transactions."""
         with self._store.sql_look() as look:
+            if clockwork.is_quiet(look):
+                return
             found = clockwork.look(look, self._tended_at)
         moved = clockwork.tend(self._store, found, self._config.name)
         self._tended_at = found.now

@@ -219,12 +219,12 @@ class Sql(Protocol):
     {worker}, {meta}, {after}, {pool}, {step}, {event}, {schedule} and {pause}; {ids} and {names}, a
     list of numbers or texts given as one value, as in `id IN {ids}`; {lock}, which keeps the rows that
     were read from changing until the transaction ends.
-
-    Attributes:
-        now: The store's clock, in ms, at the begin of the transaction.
     """
 
-    now: int
+    @property
+    def now(self) -> int:
+        """The store's clock, in ms."""
+        ...
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query, or of RETURNING."""

@@ -26,7 +26,13 @@ class PostgresSql:
 
     def __init__(self, db: Connection, now: int | None = None) -> None:
         self._db = db
-        self.now = int(db.one(f"SELECT {NOW}")[0]) if now is None else now
+        self._now = now
+
+    @property
+    def now(self) -> int:
+        if self._now is None:  # a trip to the server, for those who ask
+            self._now = int(self._db.one(f"SELECT {NOW}")[0])
+        return self._now
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         return self._db.run(_ours(statement), [_plain(value) for value in values]).fetchall()

@@ -26,6 +26,15 @@ class Found(Struct, frozen=True):
     pools: list[str]
 
 
+def is_quiet(look: Sql) -> bool:
+    """Whether nothing is there that could ever become due: one question, as most often."""
+    return not look.rows(
+        "SELECT 1 WHERE EXISTS (SELECT 1 FROM {job} WHERE state = 'blocked')"
+        " OR EXISTS (SELECT 1 FROM {job} WHERE expires_at IS NOT NULL AND state IN ('pending', 'blocked'))"
+        " OR EXISTS (SELECT 1 FROM {job} WHERE held = 'end')"
+    )
+
+
 def look(look: Sql, since: int) -> Found:
     """Look for what has become due after `since` (ms), the instant of the last look; each by its index."""
     if look.now < since:  # the clock was set back, and the instants in the store with it
