@@ -63,7 +63,6 @@ def test_an_option_becomes_what_is_stored(options, field, value) -> None:
         {"headers": {"a": 5}},
         {"headers": ["a"]},
     ],
-    ids=repr,
 )
 def test_what_makes_no_sense_is_refused_and_nothing_stored(options) -> None:
     with pytest.raises(ConfigError, match="Nothing was stored"):
