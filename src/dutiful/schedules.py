@@ -100,10 +100,10 @@ class Schedules:
         declared: What this worker declares, by name.
     """
 
-    def __init__(self, desk: Desk, registry: Registry) -> None:
+    def __init__(self, desk: Desk, registry: Registry, declared: "dict[str, Declared]") -> None:
         self._desk = desk
         self._registry = registry
-        self.declared: dict[str, Declared] = {}
+        self.declared = declared
 
     def __iter__(self) -> Iterator[Schedule]:
         with self._desk.opened().sql_look() as look:

@@ -41,6 +41,7 @@ from dutiful.task import Task
 
 if TYPE_CHECKING:
     from dutiful.async_edge import AsyncEdge
+    from dutiful.store.special.schedules import Declared
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -121,7 +122,7 @@ class Worker:
         )
         self._registry = Registry(handlers)
         self._events = Events()
-        self.schedules = Schedules(self, self._registry)
+        self._schedules: dict[str, Declared] = {}
         self._store = store_for(store, self._config, create=create)
         self._committer = Committer(
             self._store, buffer=buffer, keep_completed=self._config.keep_completed.count > 0
@@ -165,6 +166,12 @@ class Worker:
                 queues=self._config.queues if queues is None else settings.queues(queues),
             )
             self._drafting = Drafting(self._registry, self._config)
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules in the store: iterate over them, ask for one by name, or change one."""
+        # Made when it is asked for: a worker that nobody holds on to any more is closed at once.
+        return Schedules(self, self._registry, self._schedules)
 
     # --- handlers ------------------------------------------------------------------------------
 
@@ -644,7 +651,7 @@ class Worker:
                 self._config,
                 self._events,
                 self._draft,
-                self.schedules.declared,
+                self._schedules,
             )
             runner.start()
         except BaseException:

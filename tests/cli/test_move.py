@@ -38,7 +38,14 @@ def test_a_file_is_moved_and_says_where_to(store: Path, database_url: str, passw
 def test_json_says_what_was_moved(store: Path, tmp_path: Path) -> None:
     first, second = (told("move", store, tmp_path / "other.db") for _ in range(2))
 
-    assert first["jobs"] == {"pending": 2, "running": 0, "completed": 1, "dead": 1, "cancelled": 1}
+    assert first["jobs"] == {
+        "pending": 2,
+        "blocked": 0,
+        "running": 0,
+        "completed": 1,
+        "dead": 1,
+        "cancelled": 1,
+    }
     assert (first["errors"], first["damaged"], first["was_done"]) == (1, 0, False)
     assert first["target"] == str(tmp_path / "other.db")
     assert second["was_done"]

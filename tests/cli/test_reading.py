@@ -18,7 +18,14 @@ RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
 def test_status_counts_the_jobs(store):
     found = told("status", store)
 
-    assert found["jobs"] == {"pending": 2, "running": 0, "completed": 1, "dead": 1, "cancelled": 1}
+    assert found["jobs"] == {
+        "pending": 2,
+        "blocked": 0,
+        "running": 0,
+        "completed": 1,
+        "dead": 1,
+        "cancelled": 1,
+    }
     assert found["due"] == 1
     assert found["oldest_due_s"] >= 0
     assert found["bytes"] > 0

@@ -97,6 +97,7 @@ def test_several_live_workers_rescue_each_job_once(tmp_path, make, path):
             victim.kill()
 
             assert [finished(job).attempt for job in jobs] == [2] * 4
+            until(lambda: sum(line.startswith("begun") for line in (*a.lines, *b.lines)) >= len(jobs))
             assert sum(line.startswith("begun") for line in (*a.lines, *b.lines)) == len(jobs)
 
 
@@ -135,7 +136,7 @@ def test_a_handler_that_holds_the_gil_does_not_make_its_worker_look_dead(tmp_pat
         @worker.handler("hog")
         def hog(n, ctx):
             say("begun", ctx.attempt)
-            ctypes.PyDLL(None).sleep(5)  # unlike CDLL, it keeps the GIL
+            ctypes.PyDLL(None).sleep(8)  # unlike CDLL, it keeps the GIL
             return ctx.attempt
 
         worker.start()
