@@ -138,7 +138,7 @@ class Door:
 
 def _is_sending(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_globals.get("__name__") == "dutiful.worker" and frame.f_code.co_name in _SENDING:
+        if frame.f_globals.get("__name__") == "dutiful.front.sender" and frame.f_code.co_name in _SENDING:
             return True
         frame = frame.f_back
     return False

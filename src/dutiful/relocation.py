@@ -9,11 +9,11 @@ from msgspec import Struct
 from dutiful.config import Config
 from dutiful.core.lifecycle import after
 from dutiful.errors import ConfigError
+from dutiful.front.base import store_for
 from dutiful.job import Ack, Claim, Crashed, ErrorInfo, Interrupted, State
 from dutiful.store.mover import Mover
 from dutiful.store.moving import Ground, Lasting
 from dutiful.store.sqlite import SqliteStore
-from dutiful.worker import store_for
 
 StoreName = str | os.PathLike[str]
 _NAME = "dutiful-move"

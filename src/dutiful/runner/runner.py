@@ -1,38 +1,36 @@
 """The life of a started worker: what it takes, what it runs, how it ends."""
 
 import math
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from dutiful.config import Config
 from dutiful.core import pacing
-from dutiful.core.lifecycle import after, runs_alone
-from dutiful.errors import StoreBusy, StoreCorrupt, StoreError, StoreReplaced
+from dutiful.core.lifecycle import after
+from dutiful.errors import StoreError
 from dutiful.events import (
     Events,
-    StoreRecovered,
-    StoreTrouble,
-    TasksParked,
     WorkerFault,
     WorkerRescued,
     WorkerStarted,
     WorkerStopped,
 )
-from dutiful.handler import Kind
 from dutiful.job import Ack, Cancel, Claim, Interrupted
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
 from dutiful.runner.failure import crashed
+from dutiful.runner.leaving import Leaving
 from dutiful.runner.loop import Loop
+from dutiful.runner.parking import Parking
 from dutiful.runner.pauses import Pauses
 from dutiful.runner.schedules import Firing
 from dutiful.runner.slots import Slots
 from dutiful.runner.standing import Standing
+from dutiful.runner.suspects import Suspects
+from dutiful.runner.trouble import Troubles
 from dutiful.runner.upkeep import TICK_S, Duty, Upkeep
 from dutiful.stopping import Deadline
 from dutiful.store.committer import Committer
@@ -43,29 +41,14 @@ from dutiful.store.special.schedules import Declared
 HEARTBEAT_S = 10.0
 TIDY_S = 30.0
 TEND_S = 5.0
-PARKED_LOG_S = 60.0
 IDLE_PAUSE_S = 30.0  # with nothing due the loop still looks now and then; it is woken long before
 BUSY_PAUSE_S = 0.25  # all slots are taken: the loop is woken as soon as that changes
 BLOCKED_PAUSE_S = 0.05  # something is due that cannot be taken yet, such as a second suspect
 STALE_S = 0.5  # a job that waits in memory longer than this goes back for others to take
-PATIENCE_MAX_S = 60.0
 PRUNE_JOBS = 500  # a few ms of the write lock
 SELDOM_S = 30.0  # how often a worker looks for what others may have left to it, if nothing happens here
-PARK_AFTER_S = 1.0  # a job of a task unknown here is left to other workers for so long
-UNKNOWN_MAX = 1000  # task names; what is beyond is met and passed over each time
 REREAD_S = 0.25  # how often, at most, rings have us read what people pause and resume
 REREAD_AFTER_S = 0.005  # a ring is most often for a job, which is not to wait for that
-UNWIND_S = 1.0  # for interrupted coroutines and children to come to their end
-
-
-class _Known:
-    """The tasks that this worker can run, subclasses' names included."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def __contains__(self, task: object) -> bool:
-        return isinstance(task, str) and self._registry.entry(task) is not None
 
 
 class Runner:
@@ -86,7 +69,9 @@ class Runner:
         self._registry = registry
         self._config = config
         self._events = events
-        self._known = _Known(registry)
+        self._parking = Parking(store, registry, config, events)
+        self._suspects = Suspects(registry)
+        self._troubles = Troubles(events, config.name, over=self.nudge)
         self._pace = pacing.Pace()
         self._payload_bytes = 0.0
         self._attempts = Attempts(
@@ -110,6 +95,7 @@ class Runner:
             fault=self._attempts.fault,
         )
         self._outcomes = self._attempts.outcomes
+        self._leaving = Leaving(store, committer, self._attempts, self._slots, events, config.name)
         self._standing = Standing(
             store,
             self._attempts,
@@ -117,7 +103,7 @@ class Runner:
             events,
             config.name,
             give_back=self._interrupt,
-            drop=self._not_run,
+            drop=self._suspects.let_go,
         )
         self._pauses = Pauses(config.queues, changed=self._heed_pauses)
         self._firing = Firing(store, schedules, events, config, call=self._call_firing, fired=self._has_fired)
@@ -125,9 +111,6 @@ class Runner:
         self._reread_duty = Duty("reading what is paused", math.inf, self.reread)
         self._reread_at = 0.0
         self._owner: Owner = 0
-        self._patience_s = STALE_S  # how long a job that must run alone may hold up the others
-        self._suspects_from = 0.0
-        self._suspect: int | None = None  # the id of the suspect that is held here
         self._backlog = True  # something due may be waiting in the store
         self._notes = 0  # how often that was noted
         self._notes_seen = 0
@@ -135,17 +118,10 @@ class Runner:
         self._due_at = 0.0  # monotonic: when the next pending job falls due
         self._offered_at = 0.0
         self._finished_before = 0  # at the last look for stale jobs
-        self._parked_log_at = 0.0
         self._tended_at = 0  # ms, by the store's clock
-        self._parked: dict[str, int] = {}
-        self._unknown: set[str] = set()
-        self._unpark_at = 0.0
-        self._unparked: list[str] | None = []  # the tasks whose parked jobs were looked for
         self._prune_at = 0.0
         self._pruned = -1  # how many attempts had finished then
-        self._in_trouble: set[str] = set()  # where
         self._is_taking = False
-        self._idle = threading.Condition()
         self._loop: Loop | None = None
         self._upkeep: Upkeep | None = None
         self._watch: Upkeep | None = None
@@ -155,12 +131,13 @@ class Runner:
     def start(self) -> None:
         """Join the store, rescue what dead workers left, and take jobs."""
         config = self._config
-        self._owner = self._store.join(config.name, config.queues, config.concurrency, self._tasks())
+        self._owner = self._store.join(config.name, config.queues, config.concurrency, self._parking.tasks())
         try:
             self._attempts.start(self._owner)
             self._standing.start(self._owner)
+            self._leaving.start(self._owner)
             self._rescue_all()
-            self._store.unpark(self._known)
+            self._store.unpark(self._parking.known)
             self._firing.declare()
             self.reread()
             self._begin()
@@ -178,14 +155,14 @@ class Runner:
             doorbell=bell,
             rung=self._rung,
             changes=self._store.changes(),
-            trouble=partial(self._note_trouble, "fetch"),
+            trouble=partial(self._troubles.note, "fetch"),
         )
         self._upkeep = Upkeep(
             self._duties(),
             self._events,
             self._config.name,
-            trouble=partial(self._note_trouble, "upkeep"),
-            recovered=partial(self._clear_trouble, "upkeep"),
+            trouble=partial(self._troubles.note, "upkeep"),
+            recovered=partial(self._troubles.clear, "upkeep"),
             timeouts=self._no_timeouts if self._standing.can_be_cut_off else self._attempts.look_at_timeouts,
         )
         self._begin_watch()
@@ -212,8 +189,8 @@ class Runner:
                 [Duty("looking how it stands with the store", TICK_S, self._standing.look)],
                 self._events,
                 self._config.name,
-                trouble=partial(self._note_trouble, "watch"),
-                recovered=partial(self._clear_trouble, "watch"),
+                trouble=partial(self._troubles.note, "watch"),
+                recovered=partial(self._troubles.clear, "watch"),
                 timeouts=self._attempts.look_at_timeouts,
             )
             self._watch.start()
@@ -238,20 +215,10 @@ class Runner:
             Duty("tidying up", TIDY_S, self._store.tidy),
         ]
 
-    def _tasks(self) -> list[str] | None:
-        """Return the tasks that this worker lists as its own; None: any."""
-        return None if self._registry.fallback is not None else sorted(self._registry.tasks())
-
-    def _skip(self) -> set[str]:
-        """Return the unknown tasks met lately that are still unknown."""
-        if self._unknown:
-            self._unknown = {task for task in self._unknown if task not in self._known}
-        return self._unknown
-
     def _passed_over(self) -> Collection[str]:
         """Return the tasks that are not to be taken: unknown ones and paused ones."""
         paused = self._pauses.tasks
-        return self._skip() | paused if paused else self._skip()
+        return self._parking.skip() | paused if paused else self._parking.skip()
 
     # --- taking: what the committer asks in each step -----------------------------------------------
 
@@ -270,8 +237,8 @@ class Runner:
             self._owner,
             queues,
             limit,
-            suspects=int(self._suspect is None and time.monotonic() >= self._suspects_from),
-            known=self._known,
+            suspects=self._suspects.room(),
+            known=self._parking.known,
             skip=self._passed_over(),
             look=look,
             handoff=True,
@@ -302,8 +269,8 @@ class Runner:
             self._receive(outcome.claims)
         if outcome.late:
             self._outcomes.tell_late(outcome.late)
-        if outcome.unknown and len(self._unknown) < UNKNOWN_MAX:
-            self._unknown |= outcome.unknown
+        if outcome.unknown:
+            self._parking.meet(outcome.unknown)
         if outcome.next_delay_s is not None:
             due_at = time.monotonic() + outcome.next_delay_s
             if due_at < self._due_at:
@@ -324,28 +291,22 @@ class Runner:
         self._offered_at = time.monotonic()
         suspect = next((claim for claim in claims if claim.crashes), None)
         if suspect is not None:
-            self._suspect = suspect.id
-            if self._must_run_alone(suspect):
+            self._suspects.hold(suspect)
+            if self._suspects.must_run_alone(suspect):
                 self._slots.offer([claim for claim in claims if claim is not suspect])
                 self._slots.offer_alone(suspect)
                 return
         self._slots.offer(claims)
-
-    def _must_run_alone(self, claim: Claim) -> bool:
-        # In a child process it can harm no other.
-        entry = self._registry.entry(claim.task)
-        return runs_alone(claim) and not (entry is not None and entry.kind is Kind.PROCESS)
 
     def _free(self, slot: int) -> None:
         self._slots.free(slot)
 
     def _suspect_over(self, claim: Claim) -> None:
         """A suspect came to its end without a crash: the next one may come, and the others go on."""
-        if self._suspect != claim.id:  # it was given up before
+        if not self._suspects.holds(claim):  # it was given up before
             return
-        self._suspect = None
-        self._patience_s = STALE_S
-        if self._must_run_alone(claim):
+        self._suspects.acquit()
+        if self._suspects.must_run_alone(claim):
             self._slots.open_again()
         self._note_backlog()
         self._want_more()
@@ -384,7 +345,7 @@ class Runner:
     def _look_ahead(self) -> None:
         """Find out, by reading alone, whether something is due, or when it will be."""
         due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
-        self._clear_trouble("fetch")
+        self._troubles.clear("fetch")
         if due_s is None:
             self._due_at = time.monotonic() + IDLE_PAUSE_S
         elif due_s > 0:
@@ -412,13 +373,12 @@ class Runner:
 
     def _became_free(self) -> None:
         self._want_more()
-        with self._idle:
-            self._idle.notify_all()
+        self._leaving.became_free()
 
     # --- upkeep ---------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        self._store.beat(self._owner, self._tasks())
+        self._store.beat(self._owner, self._parking.tasks())
         self._firing.keep_fresh()
         self._attempts.start(self._owner)  # the marks may be elsewhere now
 
@@ -506,7 +466,7 @@ class Runner:
         ids = [job_id for job_id in self._store.cancelled(self._owner) if not self._attempts.cancel(job_id)]
         for claim in self._slots.take_out(ids) if ids else ():
             self._outcomes.end(claim, Cancel("cancelled before it began"))
-            self._not_run(claim)
+            self._suspects.let_go(claim)
             self._note_backlog()
             self._wake()
 
@@ -519,18 +479,12 @@ class Runner:
         if slots.ready and is_stuck and waited_s > STALE_S:
             self._interrupt(slots.take_back(alone=False))
         alone = slots.waiting_alone
-        if alone is not None and waited_s > self._patience_s:
+        if alone is not None and waited_s > self._suspects.patience_s:
             self._put_off(alone)
 
     def _put_off(self, alone: Claim) -> None:
-        """
-        A job that must run alone waits behind long ones, and all others with it: go on, and try later.
-
-        Each time it is waited for twice as long, and left alone twice as long as that: so the
-        others lose a third of the time at most, and its turn comes.
-        """
-        self._suspects_from = time.monotonic() + 2 * self._patience_s
-        self._patience_s = min(2 * self._patience_s, PATIENCE_MAX_S)
+        """A job that must run alone waits behind long ones, and all others with it: go on, and try later."""
+        self._suspects.put_off()
         taken = self._slots.take_out([alone.id])
         self._interrupt(taken)
         if taken:
@@ -540,33 +494,12 @@ class Runner:
     def _interrupt(self, claims: list[Claim]) -> None:
         for claim in claims:
             self._outcomes.end(claim, Interrupted())
-            self._not_run(claim)
-
-    def _not_run(self, claim: Claim) -> None:
-        if claim.id == self._suspect:
-            self._suspect = None
+            self._suspects.let_go(claim)
 
     def _park(self) -> None:
-        """Clear the line of unknown tasks that nobody takes care of, and take back known ones."""
-        met = len(self._unknown)
-        if self._unpark() or len(self._skip()) < met:  # a handler came
+        if self._parking.tend():
             self._note_backlog()
             self._wake()
-        if not self._skip():
-            return
-        config = self._config
-        parked = self._store.park(self._skip(), config.queues, after_s=PARK_AFTER_S, park_s=config.park_s)
-        if parked:
-            self._note_parked(parked)
-
-    def _unpark(self) -> int:
-        """Take back the jobs of tasks that are known here by now; others rarely park what we know."""
-        tasks = self._tasks()
-        if tasks == self._unparked and time.monotonic() < self._unpark_at:
-            return 0
-        count = self._store.unpark(self._known)
-        self._unparked, self._unpark_at = tasks, time.monotonic() + SELDOM_S
-        return count
 
     def _prune(self) -> None:
         finished = self._attempts.finished
@@ -578,34 +511,13 @@ class Runner:
         while self._is_taking and self._store.prune(keep, limit=PRUNE_JOBS) == PRUNE_JOBS:
             pass
 
-    def _note_parked(self, parked: dict[str, int]) -> None:
-        for task, count in parked.items():
-            self._parked[task] = self._parked.get(task, 0) + count
-        if time.monotonic() >= self._parked_log_at:
-            self._parked_log_at = time.monotonic() + PARKED_LOG_S
-            counts, self._parked = self._parked, {}
-            self._events.emit(TasksParked(self._config.name, counts, self._config.park_s))
-
     def trouble(self, error: StoreError) -> None:
         """A step failed; it is tried again."""
-        self._note_trouble("commit", error)
+        self._troubles.note("commit", error)
 
     def recovered(self) -> None:
         """A step succeeded."""
-        self._clear_trouble("commit")
-
-    def _note_trouble(self, where: str, error: StoreError) -> None:
-        """The store cannot be used; told once, until all is well again."""
-        if not self._in_trouble:
-            self._events.emit(StoreTrouble(self._config.name, str(error)))
-        self._in_trouble.add(where)
-
-    def _clear_trouble(self, where: str) -> None:
-        if where in self._in_trouble:
-            self._in_trouble.discard(where)
-            if not self._in_trouble:
-                self._events.emit(StoreRecovered(self._config.name))
-                self.nudge()
+        self._troubles.clear("commit")
 
     def fault(self, duty: str, error: Exception) -> None:
         """Something of ours went wrong after a commit, which holds."""
@@ -648,8 +560,7 @@ class Runner:
                 self._committer.kick()
                 self.nudge()
                 rest_s = min(rest_s, 0.002)
-            with self._idle:
-                self._idle.wait(rest_s)
+            self._leaving.wait(rest_s)
 
     def _is_drained(self) -> bool:
         if not self._slots.is_idle or self._committer.has_outcomes():
@@ -670,13 +581,7 @@ class Runner:
             self._loop.end()
         back = self._slots.take_back(alone=True)
         self._interrupt(back)
-        self._attempts.ask_all_to_stop()
-        self._wait_for_running(deadline)
-        interrupted = self._slots.running
-        unwinding = Deadline(UNWIND_S)
-        while self._slots.running and unwinding.rest_s(1.0) > 0:
-            self._attempts.interrupt_all()  # again: what was only beginning could not be told
-            self._wait_for_running(Deadline(0.1))
+        interrupted = self._leaving.end_running(deadline)
         for duties in (self._upkeep, self._watch):  # in this order: the watch ends what the other waits for
             if duties is not None:
                 duties.end()
@@ -684,64 +589,12 @@ class Runner:
         stuck = self._slots.running
         if stuck:
             self._attempts.unmark_all()
-        self._flush(deadline)
+        self._leaving.flush(deadline)
         if not stuck:
-            self._leave(deadline)
+            self._leaving.leave(deadline)
         self._events.emit(WorkerStopped(self._config.name, len(back) + interrupted - stuck, stuck))
         return not stuck
 
-    def _wait_for_running(self, deadline: Deadline) -> None:
-        while self._slots.running:
-            rest_s = deadline.rest_s(at_most=0.02)
-            if rest_s <= 0:
-                return
-            with self._idle:
-                self._idle.wait(rest_s)
-
-    def _flush(self, deadline: Deadline) -> None:
-        """Write what attempts came to; a store in trouble gets until the time is up, and 1 s at least."""
-        least = Deadline(1.0)
-        while self._committer.between_steps(self._committer.has_outcomes):
-            try:
-                self._committer.step()
-            except StoreError as error:
-                is_hopeless = isinstance(error, StoreCorrupt | StoreReplaced)
-                if is_hopeless or (deadline.rest_s(1.0) <= 0 and least.rest_s(1.0) <= 0):
-                    duty = "writing the last outcomes (their jobs run again)"
-                    self._events.emit(WorkerFault(self._config.name, duty, str(error)))
-                    return
-                time.sleep(0.05)
-
-    def _leave(self, deadline: Deadline) -> None:
-        self._attempts.end_all()
-        self._committer.taker = None
-        self._committer.watcher = None
-        while True:
-            try:
-                self._store.leave(self._owner)
-            except StoreBusy as error:
-                if deadline.rest_s(1.0) <= 0:
-                    self._not_left(error)
-                    return
-            except StoreError as error:
-                self._not_left(error)
-                return
-            else:
-                return
-
-    def _not_left(self, error: StoreError) -> None:
-        """What it leaves behind is rescued by the next worker."""
-        self._events.emit(WorkerFault(self._config.name, "leaving the store", str(error)))
-
     def when_over(self, then: Callable[[], None]) -> None:
         """After a stop that left threads in handlers: leave when the last of them has ended."""
-
-        def wait() -> None:
-            while self._slots.running:
-                time.sleep(0.05)
-            self._flush(Deadline(0))
-            self._leave(Deadline(0))
-            then()
-
-        with suppress(RuntimeError):  # "can't create new thread": the process ends, and others take over
-            threading.Thread(target=wait, name="dutiful-last", daemon=True).start()
+        self._leaving.when_over(then)

@@ -1,0 +1,119 @@
+"""The front door's part for looking: at jobs, counts and workers, and for changing them by hand."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from dutiful.errors import ConfigError
+from dutiful.front.base import Base
+from dutiful.handle import Job
+from dutiful.job import JobId, Record, State
+from dutiful.payload import check_name
+from dutiful.store.contract import Counts, Edit, Query, WorkerInfo
+from dutiful.store.special import pauses
+from dutiful.store.special.pauses import Paused
+
+EDIT_JOBS = 1000  # of a plural edit, in one commit: a few ms
+
+
+class Looking(Base):
+    """What a worker says of its store, and the edits by hand."""
+
+    def job(self, job_id: JobId) -> Job:
+        """Return the job with this id; asks the store only when it is used."""
+        return Job(self, job_id)
+
+    def jobs(
+        self,
+        *,
+        state: State | str | Sequence[State | str] = (),
+        task: str | None = None,
+        queue: str | None = None,
+        before: JobId | None = None,
+        limit: int = 100,
+    ) -> list[Record]:
+        """Return stored jobs, newest first, at most `limit`; `before` an id is the next page."""
+        states = [state] if isinstance(state, str) else state
+        try:
+            wanted = tuple(map(State, states))
+        except ValueError as error:
+            raise ConfigError(f"{error}; there are {', '.join(State)}.") from error
+        return self.opened().find(Query(wanted, task, queue, before, limit))
+
+    def counts(self) -> Counts:
+        """Count the jobs in the store by state."""
+        return self.opened().counts()
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that take jobs from this store, in all processes."""
+        return self.opened().workers()
+
+    def retry(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        """
+        Run finished jobs again, now, with their failures forgotten and their errors kept.
+
+        Returns the ids for which it was done: those of dead, cancelled and completed jobs.
+        """
+        return self._edit(job_ids, "retry")
+
+    def cancel(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        """
+        End jobs: pending ones at once, running ones as their kind allows (see `Job.cancel`).
+
+        Returns the ids for which it was done, or asked for.
+        """
+        return self._edit(job_ids, "cancel")
+
+    def delete(self, job_ids: Sequence[JobId]) -> list[JobId]:
+        """Remove jobs and their history; return the ids for which it was done: all but running ones."""
+        return self._edit(job_ids, "delete")
+
+    def _edit(self, job_ids: Sequence[JobId], edit: Edit) -> list[JobId]:
+        store = self.opened()
+        done: list[JobId] = []
+        for start in range(0, len(job_ids), EDIT_JOBS):  # in parts, so that no send waits long
+            done += store.edit(job_ids[start : start + EDIT_JOBS], edit)
+        if done:  # run again, or out of another's way
+            store.ring()
+            self.nudge()
+        return done
+
+    def pause(self, *, queue: str | None = None, task: str | None = None) -> None:
+        """
+        Have no worker begin a job of this queue, or of this task, until it is resumed.
+
+        Holds for all workers of the store, at once and after a restart. What runs already goes on;
+        jobs can be sent, and wait. Repeating is harmless.
+
+        Raises:
+            ConfigError: Not one of the two was given, or it is no name. StoreError: Nothing was paused.
+        """
+        kind, name = _queue_or_task("pause", queue, task)
+        with self.opened().sql() as sql:
+            pauses.pause(sql, kind, name)
+        self.reread()
+
+    def resume(self, *, queue: str | None = None, task: str | None = None) -> bool:
+        """
+        Let jobs of this queue, or of this task, be taken again; return whether it was paused.
+
+        Raises:
+            ConfigError: Not one of the two was given, or it is no name. StoreError: Nothing was resumed.
+        """
+        kind, name = _queue_or_task("resume", queue, task)
+        with self.opened().sql() as sql:
+            was_paused = pauses.resume(sql, kind, name)
+        self.reread()
+        return was_paused
+
+    def paused(self) -> list[Paused]:
+        """Return the queues and tasks that are paused."""
+        with self.opened().sql_look() as look:
+            return pauses.listed(look)
+
+
+def _queue_or_task(action: str, queue: str | None, task: str | None) -> tuple[Literal["queue", "task"], str]:
+    if queue is not None and task is None:
+        return "queue", check_name(queue, "queue")
+    if task is not None and queue is None:
+        return "task", check_name(task, "task")
+    raise ConfigError(f"{action}() takes either queue= or task=; nothing was changed. Give one of them.")

@@ -1,0 +1,190 @@
+"""The front door's part for registering: handlers, tasks, schedules and listeners."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from types import UnionType
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
+
+from dutiful.asking import Limit
+from dutiful.core.retry import Retry
+from dutiful.core.schedule import Cron, Schedule
+from dutiful.events import Event, checked_listener, kinds_of
+from dutiful.front.looking import Looking
+from dutiful.front.sender import Sender
+from dutiful.handle import Job
+from dutiful.handler import made_of
+from dutiful.registry import Registry
+from dutiful.schedules import ScheduleOptions, Schedules, every
+from dutiful.task import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+E = TypeVar("E", bound=Event)
+
+
+class Registering(Sender, Looking):
+    """What tells a worker how to handle its jobs, and when to send some by itself."""
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules in the store: iterate over them, ask for one by name, or change one."""
+        # Made when it is asked for: a worker that nobody holds on to any more is closed at once.
+        return Schedules(self, self._registry, self._schedules)
+
+    @property
+    def handlers(self) -> Registry:
+        """The handlers, as a mapping from payload type or task name: `worker.handlers["hello"] = print`."""
+        return self._registry
+
+    @overload
+    def handler(self, fn: F, /) -> F: ...
+    @overload
+    def handler(
+        self,
+        task: str | None = None,
+        /,
+        *,
+        aliases: Sequence[str] = (),
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        process: bool = False,
+        queue: str | None = None,
+        limit: Limit | None = None,
+    ) -> Callable[[F], F]: ...
+    def handler(self, fn: Any = None, /, **options: Any) -> Any:
+        """
+        Register a function as a handler: `@worker.handler`, `@worker.handler("name", retry=…)`.
+
+        Without a name, the annotation of its parameter says which payload type it handles.
+        The options are those of Handler. Returns the function itself.
+
+        Raises:
+            ConfigError: It does not say what it handles, or an option is wrong.
+        """
+        if callable(fn):
+            self._registry.add(fn, **options)
+            return fn
+
+        def register(function: F) -> F:
+            self._registry.add(function, task=fn, **options)
+            return function
+
+        return register
+
+    @overload
+    def task(self, fn: Callable[P, R], /) -> Task[P, R, Job]: ...
+    @overload
+    def task(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        aliases: Sequence[str] = (),
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        process: bool = False,
+        queue: str | None = None,
+        limit: Limit | None = None,
+    ) -> Callable[[Callable[P, R]], Task[P, R, Job]]: ...
+    def task(self, fn: Any = None, /, **options: Any) -> Any:
+        """
+        Make a function a task whose arguments are the payload: `add.send(1, 2)`.
+
+        Named after the function unless a name is given. The options are those of Handler.
+
+        Raises:
+            ConfigError: Its arguments cannot be stored by name, or an option is wrong.
+        """
+        if callable(fn):
+            return self._as_task(fn, None, options)
+
+        def make(function: Callable[P, R]) -> Task[P, R, Job]:
+            return self._as_task(function, fn, options)
+
+        return make
+
+    def _as_task(self, fn: Callable[P, R], name: str | None, options: dict[str, Any]) -> Task[P, R, Job]:
+        chosen = name or str(getattr(fn, "__qualname__", "")).rpartition("<locals>.")[2]
+        made: Task[P, R, Job] = Task(fn, name=chosen, sender=self)
+        self._registry[chosen] = made_of(fn, spread=True, **options)
+        return made
+
+    def every(self, span: float | timedelta | str, **options: Unpack[ScheduleOptions]) -> Callable[[F], F]:
+        """
+        Have a function called again and again: `@worker.every("5m")`.
+
+        Each firing is one job, however many workers declare it. It fires at the multiples of the
+        span since 1970 UTC, while any worker runs that declares it.
+
+        Args:
+            span: Seconds, a timedelta, or a text such as "90s", "5m" or "1h 30m".
+            options: See ScheduleOptions: name, missed, queue, payload, priority, retry, timeout, process.
+
+        Raises:
+            ConfigError: An option is wrong, or there is a schedule of this name.
+        """
+        return self._declaring(every(span), options)
+
+    def cron(self, line: str, *, tz: str = "UTC", **options: Unpack[ScheduleOptions]) -> Callable[[F], F]:
+        """
+        Have a function called when a crontab would: `@worker.cron("0 3 * * mon-fri", tz="Europe/Berlin")`.
+
+        Where clocks are put forward or back it does as Debian's cron does: see docs/periodic.md.
+
+        Args:
+            line: Five fields: minute, hour, day of the month, month, day of the week; or six, with
+                the seconds first.
+            tz: The time zone by whose clocks it is read, such as "Europe/Berlin".
+            options: As of `every`.
+
+        Raises:
+            ConfigError: An option is wrong, or there is a schedule of this name.
+        """
+        return self._declaring(Cron(line, tz), options)
+
+    def _declaring(self, when: Schedule, options: ScheduleOptions) -> Callable[[F], F]:
+        def declare(fn: F) -> F:
+            self.schedules.declare(fn, when, options, self._config.payload_bytes_max)
+            if self._runner is not None:
+                self._runner.declare()
+            return fn
+
+        return declare
+
+    def process(self, callback: F) -> F:
+        """
+        Make `callback` the handler of every payload that has none of its own.
+
+        It gets the payload decoded into the type it was sent as, if this process knows that
+        type, and otherwise as plain values.
+        """
+        self._registry.process(callback)
+        return callback
+
+    @overload
+    def on(self, event: type[E], listener: Callable[[E], object], /) -> Callable[[E], object]: ...
+    @overload
+    def on(self, event: UnionType, listener: F, /) -> F: ...
+    @overload
+    def on(self, event: type[Event] | UnionType, /) -> Callable[[F], F]: ...
+    def on(self, event: Any, listener: Any = None, /) -> Any:
+        """
+        Call a function with each event of a type, or of a union of types, that happens in this process.
+
+        The types are those of `dutiful.events`; `Event` stands for all. Also a decorator:
+        `@worker.on(JobDead | WorkerRescued)`. The function is called at once, in the thread where
+        it happens, so it is to return soon. If it raises, that is logged, and changes nothing.
+        Returns the function itself.
+
+        Raises:
+            ConfigError: That is no type of an event, or no plain function.
+        """
+        kinds = kinds_of(event)
+
+        def register(function: F) -> F:
+            checked_listener(function)
+            self._events.on(kinds, function)
+            return function
+
+        return register if listener is None else register(listener)
