@@ -1,6 +1,7 @@
 """An attempt that is being run."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dutiful.store.special import extra as extras
 
@@ -19,6 +20,7 @@ class Attempt:
         "ctx",
         "deadline",
         "entry",
+        "fn",
         "is_over",
         "slot",
         "timed_out",
@@ -30,6 +32,7 @@ class Attempt:
     def __init__(self, claim: "Claim", entry: "Entry", slot: int) -> None:
         self.claim = claim
         self.entry = entry
+        self.fn: Callable[..., Any] = entry.fn  # with the middleware around it, if there is any
         self.slot = slot
         self.ctx: Context | None = None
         self.timeout_s = _timeout_s(claim, entry)

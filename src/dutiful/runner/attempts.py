@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dutiful.config import Config
@@ -17,6 +18,7 @@ from dutiful.errors import NotDecodable
 from dutiful.events import Events, HandlerStuck
 from dutiful.handler import Entry, Kind
 from dutiful.job import Claim, Discard, Interrupted, JobId, Result
+from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import error_info, timed_out
@@ -43,6 +45,7 @@ class Attempts:
         suspect_over: Called when an attempt at a job that has crashed before has ended.
         nudge: Has the worker look whether something is due.
         draft: From a payload and the options of `send` to the job to store.
+        around: The middleware, if there is any: then jobs are run with `run_around`.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Attempts:
         suspect_over: Callable[[Claim], None],
         nudge: Callable[[], None],
         draft: Callable[[object, Mapping[str, Any]], Draft],
+        around: Around | None,
     ) -> None:
         self._store = store
         self._committer = committer
@@ -71,6 +75,7 @@ class Attempts:
         self._suspect_over = suspect_over
         self._nudge = nudge
         self._draft = draft
+        self._around = around
         self.outcomes = Outcomes(committer, config, events)
         self._coroutines: Coroutines | None = None
         self._children: ChildPool | None = None
@@ -108,6 +113,14 @@ class Attempts:
             else:
                 self._run_plain(claim, slot, entry, argument)
                 return True
+        return self._run_fully(claim, slot, entry)
+
+    def run_around(self, claim: Claim, slot: int) -> bool:
+        """`run`, with middleware around the handler."""
+        entry = self._registry.entry(claim.task)
+        if entry is None:  # as above
+            self._never_ran(claim, Interrupted())
+            return True
         return self._run_fully(claim, slot, entry)
 
     def _run_plain(self, claim: Claim, slot: int, entry: Entry, argument: object) -> None:
@@ -150,13 +163,16 @@ class Attempts:
             )
             attempt.ctx = Context(claim, desk)
             kwargs[entry.ctx_name] = attempt.ctx
+        if self._around is not None:
+            wrap = self._around.asynchronous if entry.kind is Kind.ASYNC else self._around.sync
+            attempt.fn = wrap([claim], entry.fn, entry.ctx_name)
         self.running[slot] = attempt
         self._marks[slot] = claim.id
         if entry.kind is Kind.ASYNC:
             self._event_loop().start(attempt, args, kwargs)
             return False
         if entry.kind is Kind.PROCESS:
-            self._run_in_child(attempt)
+            self._run_in_child(attempt, args, kwargs)
         else:
             self._run_here(attempt, args, kwargs)
         return True
@@ -177,7 +193,7 @@ class Attempts:
         value: object = None
         failure: BaseException | None = None
         try:
-            value = entry.fn(*args, **kwargs)
+            value = attempt.fn(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001  # as above
             failure = error
         with self._deciding:  # in time, or out of time: not both
@@ -186,17 +202,24 @@ class Attempts:
             crashpoint("handler.after")
         self._over(attempt, value, failure)
 
-    def _run_in_child(self, attempt: Attempt) -> None:
-        from dutiful.runner.children import run_in_child  # 60 ms, for those who use it
+    def _run_in_child(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        from dutiful.runner.children import run_around_child, run_in_child  # 60 ms, for those who use it
 
-        claim, entry = attempt.claim, attempt.entry
-        result, unencodable = run_in_child(
-            self._child_pool(), claim, entry, self._reference(entry), self._config, self.outcomes.retry(entry)
+        claim, entry, retry = attempt.claim, attempt.entry, self.outcomes.retry(attempt.entry)
+        run = partial(
+            run_in_child, self._child_pool(), claim, entry, self._reference(entry), self._config, retry
         )
-        if unencodable is not None:
-            self.outcomes.dropped(claim, unencodable)
+        if self._around is None:
+            ran = run()
+        else:
+            around = partial(self._around.sync, [claim], ctx_name=None)
+            ran = run_around_child(
+                around, run, args, kwargs, lambda value, error: self.outcomes.of_end(claim, retry, value, error)
+            )
+        if ran.unencodable is not None:
+            self.outcomes.dropped(claim, ran.unencodable)
         self._unmark(attempt)
-        self.outcomes.end(claim, result, self.outcomes.retry(entry))
+        self.outcomes.end(claim, ran.result, retry)
         self._after(attempt)
 
     def _over(self, attempt: Attempt, value: object, error: BaseException | None) -> None:

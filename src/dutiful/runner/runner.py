@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from dutiful.events import (
     WorkerStopped,
 )
 from dutiful.job import Ack, Cancel, Claim, Interrupted
+from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
@@ -63,6 +64,7 @@ class Runner:
         events: Events,
         draft: Callable[[object, Mapping[str, Any]], Draft],
         schedules: Mapping[str, Declared],
+        middleware: Sequence[Any] = (),
     ) -> None:
         self._store = store
         self._committer = committer
@@ -86,10 +88,11 @@ class Runner:
             suspect_over=self._suspect_over,
             nudge=self.nudge,
             draft=draft,
+            around=Around(middleware) if middleware else None,
         )
         self._slots = Slots(
             config.concurrency,
-            self._attempts.run,
+            self._attempts.run_around if middleware else self._attempts.run,
             when_low=self._want_more,
             when_free=self._became_free,
             fault=self._attempts.fault,
