@@ -1,6 +1,6 @@
 """An attempt that is being run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dutiful.store.special import extra as extras
@@ -8,7 +8,7 @@ from dutiful.store.special import extra as extras
 if TYPE_CHECKING:
     from dutiful.context import Context
     from dutiful.handler import Entry
-    from dutiful.job import Claim
+    from dutiful.job import Claim, JobId
 
 
 class Attempt:
@@ -43,11 +43,30 @@ class Attempt:
         self.was_stopped = False
         self.is_over = False
 
+    @property
+    def claims(self) -> Sequence["Claim"]:
+        """What it runs: one job, or those of a batch."""
+        return (self.claim,)
+
+    @property
+    def contexts(self) -> Sequence["Context"]:
+        """The contexts of its jobs, in that order; none, if its handler has not asked for any."""
+        return () if self.ctx is None else (self.ctx,)
+
+    def call_off(self, job_id: "JobId") -> bool:  # noqa: ARG002  # it has one
+        """Note that a job was cancelled; return whether there is nothing left to run for."""
+        return True
+
     def ask_to_stop(self) -> None:
         """Tell a handler that can be told."""
         self.was_asked_to_stop = True
         if self.ctx is not None:
             self.ctx.stop_soon()
+
+    def has_completed(self) -> None:
+        """Its transaction has completed what it runs."""
+        assert self.ctx is not None, "only a context opens transactions"
+        self.ctx.is_completed = True
 
 
 def _timeout_s(claim: "Claim", entry: "Entry") -> float | None:

@@ -6,7 +6,7 @@ One attempt, from claim to outcome.
 
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,16 +16,18 @@ from dutiful.context import Context, Desk
 from dutiful.crashpoint import ARMED, crashpoint
 from dutiful.errors import NotDecodable
 from dutiful.events import Events, HandlerStuck
-from dutiful.handler import Entry, Kind
+from dutiful.handler import Arguments, Entry, Kind
 from dutiful.job import Claim, Discard, Interrupted, JobId, Result
 from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
+from dutiful.runner.batch import Batch, results
+from dutiful.runner.batches import Item, Place
 from dutiful.runner.failure import error_info, timed_out
 from dutiful.runner.outcomes import Outcomes
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Marks, Owner, Store
-from dutiful.store.liveness import SLOTS_MAX
+from dutiful.store.liveness import MANY, SLOTS_MAX
 from dutiful.store.special.steps import write_progress
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ class Attempts:
         nudge: Has the worker look whether something is due.
         draft: From a payload and the options of `send` to the job to store.
         around: The middleware, if there is any: then jobs are run with `run_around`.
+        draw: Gives the jobs of a batch when its turn has come.
+        offer: Puts jobs at the end of the line.
+        lend: Gives so many numbers to mark running jobs with, or none; `take_numbers` takes them back.
     """
 
     def __init__(
@@ -63,6 +68,10 @@ class Attempts:
         nudge: Callable[[], None],
         draft: Callable[[object, Mapping[str, Any]], Draft],
         around: Around | None,
+        draw: Callable[[Place], list[Claim]],
+        offer: Callable[[list[Claim]], None],
+        lend: Callable[[int], list[int]],
+        take_numbers: Callable[[list[int]], None],
     ) -> None:
         self._store = store
         self._committer = committer
@@ -76,6 +85,10 @@ class Attempts:
         self._nudge = nudge
         self._draft = draft
         self._around = around
+        self._draw = draw
+        self._offer = offer
+        self._lend = lend
+        self._take_numbers = take_numbers
         self.outcomes = Outcomes(committer, config, events)
         self._coroutines: Coroutines | None = None
         self._children: ChildPool | None = None
@@ -94,18 +107,18 @@ class Attempts:
 
     # --- one attempt --------------------------------------------------------------------------
 
-    def run(self, claim: Claim, slot: int) -> bool:
+    def run(self, claim: Item, slot: int) -> bool:
         """Run a job in this thread; False if it goes on elsewhere and frees its slot itself."""
         entry = self._registry.entry(claim.task)
         if entry is None:  # its handler was taken away after the claim
-            self._never_ran(claim, Interrupted())
-            return True
+            return self._give_back(claim)
         if (
             entry.plain is not None
             and not claim.crashes
             and claim.payload is not None
             and claim.extra is None
         ):
+            assert not isinstance(claim, Place), "which has no payload"
             try:
                 argument = entry.plain(claim.payload)
             except Exception:  # noqa: BLE001, S110  # told below, where it is decoded again
@@ -115,13 +128,15 @@ class Attempts:
                 return True
         return self._run_fully(claim, slot, entry)
 
-    def run_around(self, claim: Claim, slot: int) -> bool:
+    def run_around(self, claim: Item, slot: int) -> bool:
         """`run`, with middleware around the handler."""
         entry = self._registry.entry(claim.task)
-        if entry is None:  # as above
+        return self._give_back(claim) if entry is None else self._run_fully(claim, slot, entry)
+
+    def _give_back(self, item: Item) -> bool:
+        for claim in self._draw(item) if isinstance(item, Place) else [item]:
             self._never_ran(claim, Interrupted())
-            return True
-        return self._run_fully(claim, slot, entry)
+        return True
 
     def _run_plain(self, claim: Claim, slot: int, entry: Entry, argument: object) -> None:
         """
@@ -147,7 +162,9 @@ class Attempts:
                 self.outcomes.returned(claim, entry, value)
         self.finished += 1
 
-    def _run_fully(self, claim: Claim, slot: int, entry: Entry) -> bool:
+    def _run_fully(self, claim: Item, slot: int, entry: Entry) -> bool:
+        if entry.batch is not None or isinstance(claim, Place):
+            return self._run_batch(claim, slot, entry)
         attempt = Attempt(claim, entry, slot)
         try:
             args, kwargs = _arguments(entry, claim)
@@ -155,19 +172,56 @@ class Attempts:
             self._never_ran(claim, Discard(str(error)), error)
             return True
         if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
-            desk = Desk(
-                self._store,
-                self._draft,
-                lambda own: self._transaction(attempt, own),
-                self._config.result_bytes_max,
-            )
-            attempt.ctx = Context(claim, desk)
-            kwargs[entry.ctx_name] = attempt.ctx
+            attempt.ctx = kwargs[entry.ctx_name] = Context(claim, self._desk(attempt))
+        return self._begin(attempt, args, kwargs)
+
+    def _run_batch(self, item: Item, slot: int, entry: Entry) -> bool:
+        claims = self._draw(item) if isinstance(item, Place) else [item]
+        try:
+            if entry.batch is None:  # it was replaced by a handler of single jobs after they were gathered
+                self._offer(claims)
+                return True
+            return self._run_together(claims, slot, entry)
+        except BaseException as error:  # noqa: BLE001  # a bug in us: told of each job
+            for claim in claims:
+                self.fault(claim, error)
+            return True
+
+    def _run_together(self, claims: list[Claim], slot: int, entry: Entry) -> bool:
+        decoded: list[Claim] = []
+        each: list[Arguments] = []
+        for claim in claims:
+            try:
+                each.append(_arguments(entry, claim))
+            except NotDecodable as error:
+                self._never_ran(claim, Discard(str(error)), error)
+            else:
+                decoded.append(claim)
+        if not decoded:  # or all were cancelled, or given back, before the turn came
+            return True
+        batch = Batch(decoded, entry, slot)
+        args, kwargs = entry.together(each)
+        if entry.ctx_name is not None:
+            from dutiful.batch_context import BatchContext  # for those who use it
+
+            batch.batch_ctx = kwargs[entry.ctx_name] = BatchContext(decoded, self._desk(batch))
+        return self._begin(batch, args, kwargs)
+
+    def _desk(self, attempt: Attempt) -> Desk:
+        return Desk(
+            self._store,
+            self._draft,
+            lambda own: self._transaction(attempt, own),
+            self._config.result_bytes_max,
+        )
+
+    def _begin(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        entry = attempt.entry
         if self._around is not None:
             wrap = self._around.asynchronous if entry.kind is Kind.ASYNC else self._around.sync
-            attempt.fn = wrap([claim], entry.fn, entry.ctx_name)
-        self.running[slot] = attempt
-        self._marks[slot] = claim.id
+            attempt.fn = wrap(attempt.claims, entry.fn, entry.ctx_name)
+        self.running[attempt.slot] = attempt
+        self._mark(attempt)
         if entry.kind is Kind.ASYNC:
             self._event_loop().start(attempt, args, kwargs)
             return False
@@ -225,7 +279,9 @@ class Attempts:
     def _over(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         """A handler has ended in this process."""
         self._unmark(attempt)
-        if attempt.ctx is not None and attempt.ctx.is_completed:  # its transaction has said so
+        if isinstance(attempt, Batch):
+            self._batch_over(attempt, value, error)
+        elif attempt.ctx is not None and attempt.ctx.is_completed:  # its transaction has said so
             if error is not None:
                 self.outcomes.raised_after_completion(attempt.claim, error)
         else:
@@ -233,8 +289,37 @@ class Attempts:
             self.outcomes.end(attempt.claim, result, self.outcomes.retry(attempt.entry), attempt=attempt)
         self._after(attempt)
 
+    def _batch_over(self, batch: Batch, value: object, error: BaseException | None) -> None:
+        if batch.is_completed:
+            for claim in batch.claims if error is not None else ():
+                assert error is not None, "that is why"
+                self.outcomes.raised_after_completion(claim, error)
+            return
+        retry = self.outcomes.retry(batch.entry)
+        contexts: Sequence[Context | None] = batch.contexts or [None] * len(batch.claims)
+        came = results(batch, value, error, self.outcomes)
+        for claim, ctx, result in zip(batch.claims, contexts, came, strict=True):
+            self.outcomes.end(claim, result, retry, attempt=batch, ctx=ctx)
+
+    def _mark(self, attempt: Attempt) -> None:
+        """Mark all that runs: a crash makes suspects of what was marked, and of nothing else."""
+        if isinstance(attempt, Batch) and len(attempt.claims) > 1:
+            others = attempt.claims[1:]
+            attempt.lent = self._lend(len(others))
+            if not attempt.lent:
+                self._marks[attempt.slot] = MANY
+                return
+            for number, claim in zip(attempt.lent, others, strict=True):
+                self._marks[number] = claim.id
+        self._marks[attempt.slot] = attempt.claim.id
+
     def _unmark(self, attempt: Attempt) -> None:
         self._marks[attempt.slot] = 0
+        if isinstance(attempt, Batch) and attempt.lent:
+            for number in attempt.lent:
+                self._marks[number] = 0
+            self._take_numbers(attempt.lent)
+            attempt.lent = []
         self.running.pop(attempt.slot, None)
         attempt.is_over = True
 
@@ -248,10 +333,11 @@ class Attempts:
         for slot in range(SLOTS_MAX):
             self._marks[slot] = 0
 
-    def fault(self, claim: Claim, error: BaseException) -> None:
+    def fault(self, claim: Item, error: BaseException) -> None:
         """Something of ours raised while it ran a job."""
+        assert not isinstance(claim, Place), "`_run_batch` tells of its jobs itself"
         for attempt in list(self.running.values()):
-            if attempt.claim is claim:
+            if any(each is claim for each in attempt.claims):
                 self._unmark(attempt)
         self.outcomes.fault(claim, error)
         if claim.crashes:
@@ -262,8 +348,9 @@ class Attempts:
     def cancel(self, job_id: JobId) -> bool:
         """Stop a running job as its kind allows: a thread is asked, the others are ended."""
         for attempt in list(self.running.values()):
-            if attempt.claim.id == job_id:
-                if not attempt.cancelled:  # else it was told
+            if any(claim.id == job_id for claim in attempt.claims):
+                # A batch goes on for the others. If it is cancelled already, it was told.
+                if attempt.call_off(job_id) and not attempt.cancelled:
                     attempt.cancelled = True  # first: it may end at once
                     attempt.cancelled = self._stop(attempt, "cancel")
                 return True
@@ -317,14 +404,16 @@ class Attempts:
     def _give_up_lease(self, attempt: Attempt) -> None:
         """A stuck thread has had its time: another attempt may have the job. Its own outcome will be late."""
         retry = self.outcomes.retry(attempt.entry)
-        self.outcomes.end(attempt.claim, timed_out(attempt.claim, attempt.timeout_s, retry), retry)
+        for claim in attempt.claims:
+            self.outcomes.end(claim, timed_out(claim, attempt.timeout_s, retry), retry)
 
     def write_progress(self) -> None:
         """Write how far the running attempts have come, those of which that is new."""
         said = [
-            (attempt.claim, text)
+            (claim, text)
             for attempt in list(self.running.values())
-            if attempt.ctx is not None and (text := attempt.ctx.take_progress()) is not None
+            for claim, ctx in zip(attempt.claims, attempt.contexts, strict=False)  # there may be none
+            if (text := ctx.take_progress()) is not None
         ]
         if said:
             with self._store.sql() as sql:
@@ -338,19 +427,19 @@ class Attempts:
             return self._ours(attempt)
         from dutiful.store.borrowed.completing import OwnTransaction  # 3 ms, for those who use it
 
-        completion = self._store.completion(attempt.claim)
+        completion = self._store.completion(*attempt.claims)
         return OwnTransaction(own, completion, lambda: self._completed(attempt))
 
     @contextmanager
     def _ours(self, attempt: Attempt) -> Generator[Any]:
-        with self._store.transaction(attempt.claim) as connection:
+        with self._store.transaction(*attempt.claims) as connection:
             yield connection
         self._completed(attempt)
 
     def _completed(self, attempt: Attempt) -> None:
-        assert attempt.ctx is not None, "only a context opens transactions"
-        attempt.ctx.is_completed = True
-        self._committer.told(attempt.claim.id)
+        attempt.has_completed()
+        for claim in attempt.claims:
+            self._committer.told(claim.id)
         self._nudge()  # it may have sent jobs in that transaction
 
     def _event_loop(self) -> "Coroutines":
@@ -365,7 +454,8 @@ class Attempts:
         try:
             self._over(attempt, value, error)
         except BaseException as fault:  # noqa: BLE001  # a bug in us must not cost the slot, or the loop
-            self.fault(attempt.claim, fault)
+            for claim in attempt.claims:
+                self.fault(claim, fault)
         self._free(attempt.slot)
 
     def _child_pool(self) -> "ChildPool":
