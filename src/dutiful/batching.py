@@ -51,8 +51,8 @@ def of_one(asks: Asks) -> Asks:
         return asks
     if not asks.parameters or any(each.required for each in asks.parameters[1:]):
         raise ConfigError(
-            f"{asks.label}() handles batches, so it must take exactly one argument, the list of payloads (and, "
-            "if it likes, ctx)."
+            f"{asks.label}() handles batches, so it must take exactly one argument, the list of payloads "
+            "(and, if it likes, ctx)."
         )
     first, *others = asks.parameters
     payload = first._replace(annotation=_element(asks.label, first.annotation))

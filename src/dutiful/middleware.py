@@ -106,7 +106,8 @@ def checked_middleware(function: Any) -> Any:
     Raises:
         ConfigError: It is no generator function.
     """
-    if inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(getattr(function, "__call__", None)):  # noqa: B004, E501
+    called = function if inspect.isroutine(function) else getattr(type(function), "__call__", None)  # noqa: B004
+    if inspect.isgeneratorfunction(called):
         return function
     raise ConfigError(
         f"middleware is a plain generator function that yields once (def timed(call): …; yield; …), not "
@@ -133,7 +134,9 @@ class Around:
     def __init__(self, middleware: Sequence[Any]) -> None:
         self._all = tuple(middleware)
 
-    def sync(self, claims: Sequence[Claim], fn: Callable[..., Any], ctx_name: str | None) -> Callable[..., Any]:
+    def sync(
+        self, claims: Sequence[Claim], fn: Callable[..., Any], ctx_name: str | None
+    ) -> Callable[..., Any]:
         """Return `fn` with all of it around it, for these jobs."""
 
         def around(*args: Any, **kwargs: Any) -> Any:
@@ -194,8 +197,8 @@ def _begun(generator: Generator[None, Any, Any], call: Call) -> Any:
     except StopIteration as stop:
         if stop.value is None:
             raise RuntimeError(
-                f"the middleware {_name(generator)} ended without a yield, so the handler of {call!r} was not "
-                "called; yield once, or return what is to become of the job, such as Snooze(60)"
+                f"the middleware {_name(generator)} ended without a yield, so the handler of {call!r} was "
+                "not called; yield once, or return what is to become of the job, such as Snooze(60)"
             ) from None
         return stop.value
     return NOTHING

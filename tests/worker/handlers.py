@@ -86,3 +86,11 @@ def _tell(path: str) -> None:
     new = Path(f"{path}.new")
     new.write_text(str(os.getpid()))
     new.rename(path)
+
+
+def add(n: int) -> int:
+    return n + 1
+
+
+def fail_with_no(_n: int) -> None:
+    raise ValueError("no")

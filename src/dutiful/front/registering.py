@@ -199,8 +199,8 @@ class Registering(Sender, Looking):
         """
         if not callable(fn) or inspect.iscoroutinefunction(fn):
             raise ConfigError(
-                f"outgoing_headers() was given {fn!r}; nothing was registered. Give a plain function, without "
-                "async, that returns texts by name."
+                f"outgoing_headers() was given {fn!r}; nothing was registered. Give a plain function, "
+                "without async, that returns texts by name."
             )
         self._outgoing.append(fn)
         return fn

@@ -22,9 +22,10 @@ from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.batch import Batch, results
-from dutiful.runner.batches import Item, Place
+from dutiful.runner.batches import Batches, Item, Place
 from dutiful.runner.failure import error_info, timed_out
 from dutiful.runner.outcomes import Outcomes
+from dutiful.runner.spare import Spare
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Marks, Owner, Store
 from dutiful.store.liveness import MANY, SLOTS_MAX
@@ -48,9 +49,8 @@ class Attempts:
         nudge: Has the worker look whether something is due.
         draft: From a payload and the options of `send` to the job to store.
         around: The middleware, if there is any: then jobs are run with `run_around`.
-        draw: Gives the jobs of a batch when its turn has come.
-        offer: Puts jobs at the end of the line.
-        lend: Gives so many numbers to mark running jobs with, or none; `take_numbers` takes them back.
+        batches: Where the jobs of a batch are when its turn has come.
+        spare: Numbers to mark them with.
     """
 
     def __init__(
@@ -68,10 +68,8 @@ class Attempts:
         nudge: Callable[[], None],
         draft: Callable[[object, Mapping[str, Any]], Draft],
         around: Around | None,
-        draw: Callable[[Place], list[Claim]],
-        offer: Callable[[list[Claim]], None],
-        lend: Callable[[int], list[int]],
-        take_numbers: Callable[[list[int]], None],
+        batches: Batches,
+        spare: Spare,
     ) -> None:
         self._store = store
         self._committer = committer
@@ -85,10 +83,8 @@ class Attempts:
         self._nudge = nudge
         self._draft = draft
         self._around = around
-        self._draw = draw
-        self._offer = offer
-        self._lend = lend
-        self._take_numbers = take_numbers
+        self._batches = batches
+        self._spare = spare
         self.outcomes = Outcomes(committer, config, events)
         self._coroutines: Coroutines | None = None
         self._children: ChildPool | None = None
@@ -118,13 +114,12 @@ class Attempts:
             and claim.payload is not None
             and claim.extra is None
         ):
-            assert not isinstance(claim, Place), "which has no payload"
             try:
                 argument = entry.plain(claim.payload)
             except Exception:  # noqa: BLE001, S110  # told below, where it is decoded again
                 pass
             else:
-                self._run_plain(claim, slot, entry, argument)
+                self._run_plain(claim, slot, entry, argument)  # type: ignore[arg-type]  # no Place: a payload
                 return True
         return self._run_fully(claim, slot, entry)
 
@@ -134,7 +129,7 @@ class Attempts:
         return self._give_back(claim) if entry is None else self._run_fully(claim, slot, entry)
 
     def _give_back(self, item: Item) -> bool:
-        for claim in self._draw(item) if isinstance(item, Place) else [item]:
+        for claim in self._batches.draw(item) if isinstance(item, Place) else [item]:
             self._never_ran(claim, Interrupted())
         return True
 
@@ -176,10 +171,10 @@ class Attempts:
         return self._begin(attempt, args, kwargs)
 
     def _run_batch(self, item: Item, slot: int, entry: Entry) -> bool:
-        claims = self._draw(item) if isinstance(item, Place) else [item]
+        claims = self._batches.draw(item) if isinstance(item, Place) else [item]
         try:
             if entry.batch is None:  # it was replaced by a handler of single jobs after they were gathered
-                self._offer(claims)
+                self._batches.offer(claims)
                 return True
             return self._run_together(claims, slot, entry)
         except BaseException as error:  # noqa: BLE001  # a bug in us: told of each job
@@ -238,7 +233,6 @@ class Attempts:
             self._suspect_over(claim)
 
     def _run_here(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entry = attempt.entry
         if attempt.timeout_s is not None:
             attempt.deadline = time.monotonic() + attempt.timeout_s
             self._look_by(attempt.deadline)
@@ -268,7 +262,11 @@ class Attempts:
         else:
             around = partial(self._around.sync, [claim], ctx_name=None)
             ran = run_around_child(
-                around, run, args, kwargs, lambda value, error: self.outcomes.of_end(claim, retry, value, error)
+                around,
+                run,
+                args,
+                kwargs,
+                lambda value, error: self.outcomes.of_end(claim, retry, value, error),
             )
         if ran.unencodable is not None:
             self.outcomes.dropped(claim, ran.unencodable)
@@ -305,7 +303,7 @@ class Attempts:
         """Mark all that runs: a crash makes suspects of what was marked, and of nothing else."""
         if isinstance(attempt, Batch) and len(attempt.claims) > 1:
             others = attempt.claims[1:]
-            attempt.lent = self._lend(len(others))
+            attempt.lent = self._spare.several(len(others))
             if not attempt.lent:
                 self._marks[attempt.slot] = MANY
                 return
@@ -318,7 +316,7 @@ class Attempts:
         if isinstance(attempt, Batch) and attempt.lent:
             for number in attempt.lent:
                 self._marks[number] = 0
-            self._take_numbers(attempt.lent)
+            self._spare.give_back(attempt.lent)
             attempt.lent = []
         self.running.pop(attempt.slot, None)
         attempt.is_over = True

@@ -7,8 +7,8 @@ A batch that is being run: one call of a handler for several jobs, each with its
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from dutiful.job import Cancel, Claim, Discard, Interrupted, JobId, Result, Snooze
 from dutiful.errors import LeaseLost
+from dutiful.job import Cancel, Claim, Discard, Interrupted, JobId, Result, Snooze
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import error_info, failed, timed_out
 
@@ -76,7 +76,9 @@ def results(batch: Batch, value: object, error: BaseException | None, outcomes: 
         each = _outcomes(batch, value)
         if not isinstance(each, BaseException):
             return [
-                failed(claim, one, retry) if isinstance(one, BaseException) else outcomes.of_value(claim, retry, one)
+                failed(claim, one, retry)
+                if isinstance(one, BaseException)
+                else outcomes.of_value(claim, retry, one)
                 for claim, one in zip(batch.claims, each, strict=True)
             ]
         error = each
@@ -103,6 +105,6 @@ def _outcomes(batch: Batch, value: object) -> Sequence[object] | ValueError:
     else:
         said = f"a {type(value).__name__}"
     return ValueError(
-        f"the handler of a batch of {count} jobs returned {said}, so what became of each cannot be told, and all "
-        "have failed; return None, or a list with one outcome for each payload, in the same order"
+        f"the handler of a batch of {count} jobs returned {said}, so what became of each cannot be told, and "
+        "all have failed; return None, or a list with one outcome for each payload, in the same order"
     )

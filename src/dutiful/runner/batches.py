@@ -39,6 +39,8 @@ class Place:
 
     id: JobId = 0  # no job's
     crashes = 0
+    payload: str | None = None
+    extra: str | None = None
 
     def __init__(self, task: str, size: int) -> None:
         self.task = task
@@ -81,7 +83,7 @@ class Batches:
     Gathers the jobs of handlers that take batches.
 
     Args:
-        offer: Puts places at the end of the line.
+        offer: Puts places, or jobs, at the end of the line.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Batches:
         self._registry = registry
         self._events = events
         self._worker = worker
-        self._offer = offer
+        self.offer = offer
         self._changing = threading.Lock()
         self._gatherings: dict[tuple[str, int], _Gathering] = {}
         self._wait_max_s = math.inf
@@ -190,7 +192,7 @@ class Batches:
             if next_at is not None:
                 self._can_wait(next_at)
         if line:
-            self._offer(line)
+            self.offer(line)
 
     def hurry(self) -> None:
         """From now on gather only what is there anyway."""

@@ -61,8 +61,8 @@ def run_in_child(
             result = crashed(f"its child process {verb}{description}")
             return Ran(result, error=RuntimeError(f"its child process {verb}{description}"))
         case messages.Killed(reason):
-            error = TimeoutError("out of time") if reason == "timeout" else LeaseLost(claim.id)
-            return Ran(_killed(claim, reason, entry, retry), error=error)
+            why = TimeoutError("out of time") if reason == "timeout" else LeaseLost(claim.id)
+            return Ran(_killed(claim, reason, entry, retry), error=why)
         case _:
             return _steered(claim, outcome, retry)
 

@@ -22,7 +22,7 @@ from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
-from dutiful.runner.batches import Batches
+from dutiful.runner.batches import Batches, Item
 from dutiful.runner.failure import crashed
 from dutiful.runner.leaving import Leaving
 from dutiful.runner.loop import Loop
@@ -30,6 +30,7 @@ from dutiful.runner.parking import Parking
 from dutiful.runner.pauses import Pauses
 from dutiful.runner.schedules import Firing
 from dutiful.runner.slots import Slots
+from dutiful.runner.spare import Spare
 from dutiful.runner.standing import Standing
 from dutiful.runner.suspects import Suspects
 from dutiful.runner.trouble import Troubles
@@ -77,9 +78,8 @@ class Runner:
         self._troubles = Troubles(events, config.name, over=self.nudge)
         self._pace = pacing.Pace()
         self._payload_bytes = 0.0
-        self._batches = Batches(
-            registry, events, config.name, offer=lambda items: self._slots.offer(items)
-        )
+        self._batches = Batches(registry, events, config.name, offer=self._offer)
+        spare = Spare(config.concurrency)
         self._attempts = Attempts(
             store,
             committer,
@@ -93,10 +93,8 @@ class Runner:
             nudge=self.nudge,
             draft=draft,
             around=Around(middleware) if middleware else None,
-            draw=self._batches.draw,
-            offer=lambda claims: self._slots.offer(claims),
-            lend=lambda count: self._slots.lend(count),
-            take_numbers=lambda lent: self._slots.take_numbers(lent),
+            batches=self._batches,
+            spare=spare,
         )
         self._slots = Slots(
             config.concurrency,
@@ -105,6 +103,7 @@ class Runner:
             when_free=self._became_free,
             fault=self._attempts.fault,
             batches=self._batches,
+            spare=spare,
         )
         self._outcomes = self._attempts.outcomes
         self._leaving = Leaving(store, committer, self._attempts, self._slots, events, config.name)
@@ -312,6 +311,9 @@ class Runner:
                 self._slots.offer_alone(suspect)
                 return
         self._slots.offer(gather(claims))
+
+    def _offer(self, items: Sequence[Item]) -> None:
+        self._slots.offer(items)
 
     def _free(self, slot: int) -> None:
         self._slots.free(slot)

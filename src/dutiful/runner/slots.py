@@ -18,10 +18,9 @@ from contextlib import suppress
 
 from dutiful.job import Claim
 from dutiful.runner.batches import Batches, Item, Place
-from dutiful.store.liveness import SLOTS_MAX
+from dutiful.runner.spare import Spare
 
 Run = Callable[[Item, int], bool]
-SPARE_MIN = 64  # numbers that are kept for slots in place of stuck ones
 
 
 class _Server:
@@ -49,6 +48,7 @@ class Slots:
         when_free: Called when a slot becomes free and nothing is in line.
         fault: Called with a job, when `run` raised, which it should not.
         batches: Where jobs are gathered that stand in line together.
+        spare: Numbers for slots in place of stuck ones.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Slots:
         when_free: Callable[[], None],
         fault: Callable[[Item, BaseException], None],
         batches: Batches,
+        spare: Spare,
     ) -> None:
         self.ready: deque[Item] = deque()
         self._batches = batches
@@ -71,7 +72,7 @@ class Slots:
         self._mutex = threading.Lock()
         self._free = list(range(count - 1, -1, -1))
         self._count = count
-        self._spare = list(range(SLOTS_MAX - 1, count - 1, -1))  # numbers for slots in place of stuck ones
+        self._spare = spare
         self._parked: list[_Server] = []
         self._servers: set[_Server] = set()
         self._threads: set[int] = set()
@@ -219,7 +220,7 @@ class Slots:
             with self._mutex:
                 self._servers.discard(server)
                 if server.ended:
-                    self._spare.append(server.slot)
+                    self._spare.give_back([server.slot])
             self._when_free()
 
     def _serve_line(self, server: _Server) -> None:
@@ -313,13 +314,14 @@ class Slots:
 
         Returns whether there is one: thousands of stuck threads are left as they are.
         """
+        number = self._spare.one()
+        if number is None:
+            return False
         with self._mutex:
-            if not self._spare:
-                return False
             for server in self._servers:
                 if server.slot == slot and server not in self._parked:
                     server.ended = True
-            self._free.append(self._spare.pop())
+            self._free.append(number)
         self._wake_one()
         return True
 
@@ -337,21 +339,6 @@ class Slots:
                     self.ready.remove(item)
                     out.append(item)
         return out + self._batches.take_out(job_ids)
-
-    # --- numbers for marks ------------------------------------------------------------------------
-
-    def lend(self, count: int) -> list[int]:
-        """Lend numbers that are no slot's, to mark what runs beside the first job of a batch; or none."""
-        with self._mutex:
-            if len(self._spare) < count + SPARE_MIN:
-                return []
-            lent, self._spare[:count] = self._spare[:count], []
-            return lent
-
-    def take_numbers(self, lent: list[int]) -> None:
-        """Take those back."""
-        with self._mutex:
-            self._spare[:0] = lent
 
     # --- the end ------------------------------------------------------------------------------------
 

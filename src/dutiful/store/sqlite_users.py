@@ -61,9 +61,7 @@ class Completion:
         if not borrowed.is_open():
             raise borrowed.ended()
         for claim in self._claims:
-            yield from self._one(
-                claim, sqlite_step.COMPLETE_ONE, (clock.wall_ms(), claim.id, claim.attempt)
-            )
+            yield from self._one(claim, sqlite_step.COMPLETE_ONE, (clock.wall_ms(), claim.id, claim.attempt))
 
     def _one(self, claim: Claim, sql: str, values: tuple[int, ...]) -> Steps[None]:
         try:
