@@ -53,6 +53,28 @@ def test_a_backlog_runs_in_full_batches(make, shared, seen, concurrency):
     assert sorted(n for batch in seen.all for n in batch) == list(range(1000))
 
 
+def test_a_batch_is_filled_by_few_claims(make, path, seen, monkeypatch):
+    """Each claim is a commit; with one handler at a time they are not to bring one job each."""
+    worker = make(path, handlers={"t": Handler(seen.add, batch=100, wait=LONG_S)}, concurrency=1)
+    worker.send_many(range(1000), task="t")
+    claims: list[int] = []
+    exchange = worker._store.exchange
+
+    def counted(work, outcome):
+        exchange(work, outcome)
+        if outcome.claims:
+            claims.append(len(outcome.claims))
+
+    monkeypatch.setattr(worker._store, "exchange", counted)
+
+    worker.start()
+    seen.wait(10)
+
+    assert sum(claims) == 1000
+    assert len(claims) <= 40
+    assert max(claims) <= 100 + 8
+
+
 def test_so_do_jobs_that_are_sent_one_by_one(started, shared, seen):
     worker = started(shared, handlers={"t": Handler(seen.add, batch=10, wait=LONG_S)})
 
