@@ -19,7 +19,7 @@ WAIT_S = 0.05  # to gather jobs that come one by one, and short enough for nobod
 WAIT_MAX_S = 3600.0  # a job that waits here is one that no other worker can run
 
 
-def check(batch: int, wait: float | None, *, spread: bool, process: bool) -> None:
+def check(batch: int, wait: float | None, *, spread: bool) -> None:
     """
     Raises:
         ConfigError: An option is wrong, or does not go with another.
@@ -32,11 +32,6 @@ def check(batch: int, wait: float | None, *, spread: bool, process: bool) -> Non
         raise ConfigError(
             "batch= does not go with spread=True or @worker.task: those take the arguments of one job, and a "
             'handler of batches takes a list. Use @worker.handler("name", batch=…).'
-        )
-    if process:
-        raise ConfigError(
-            "batch= does not go with process=True yet. Drop one of them; or have the handler start processes "
-            "of its own."
         )
 
 

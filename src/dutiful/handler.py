@@ -90,7 +90,7 @@ class Handler:
         # Here and not when a job comes: the caller's local names can be seen only now.
         asks = asks_of(self.fn)
         if self.batch is not None:
-            batching.check(self.batch, self.wait, spread=self.spread, process=self.process)
+            batching.check(self.batch, self.wait, spread=self.spread)
             asks = batching.of_one(asks)
         elif self.wait is not None:
             raise ConfigError(f"wait is {self.wait!r}, but there is no batch=; give both, or none.")

@@ -18,10 +18,10 @@ from dutiful import (
     Handler,
     JobFailed,
     Retry,
-    Snooze,
     State,
 )
-from tests.worker.tools import WAIT_S, finished, result, until
+from tests.worker import handlers as child
+from tests.worker.tools import WAIT_S, finished, is_dead, result, until
 
 LONG_S = 60.0  # never over in a test: a batch is full, or is not run
 AT_ONCE = Retry(max_attempts=3, backoff=Backoff(first_s=0))
@@ -138,35 +138,26 @@ def test_a_batch_has_one_task(started, seen):
     assert sorted(map(str, seen.wait(2))) == sorted(map(str, [{Order}, {Receipt}]))
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_each_job_has_its_own_outcome(started, shared, kind):
+@pytest.mark.parametrize("kind", ["sync", "async", "process"])
+def test_each_job_has_its_own_outcome(started, shared, kind, tmp_path):
     tries = []
 
-    def handle(names: list) -> list:
+    def handle(names: list, ctx: BatchContext) -> list:
         tries.append(names)
-        again = len(tries) > 1
-        outcomes = {
-            "ok": {"n": 1},
-            "none": None,
-            "fails": ValueError("no") if not again else "now",
-            "dies": ValueError("never"),
-            "later": Snooze(0) if not again else "then",
-            "drop": Discard("why"),
-            "stop": Cancel("so"),
-        }
-        return [outcomes[name] for name in names]
+        return child.outcomes(names, ctx)
 
-    async def ahandle(names: list) -> list:
-        return handle(names)
+    async def ahandle(names: list, ctx: BatchContext) -> list:
+        return handle(names, ctx)
 
-    handler = Handler(handle if kind == "sync" else ahandle, batch=7, wait=0.02, retry=AT_ONCE)
+    fn = {"sync": handle, "async": ahandle, "process": child.outcomes}[kind]
+    handler = Handler(fn, batch=7, wait=0.02, retry=AT_ONCE, process=kind == "process")
     worker = started(shared, handlers={"t": handler})
     names = ["ok", "none", "fails", "dies", "later", "drop", "stop"]
 
     jobs = dict(zip(names, worker.send_many(names, task="t"), strict=True))
 
     records = {name: finished(job) for name, job in jobs.items()}
-    assert tries[0] == names
+    assert tries[:1] == ([] if kind == "process" else [names])
     assert result(jobs["ok"]) == {"n": 1}
     assert result(jobs["none"]) is None
     assert result(jobs["fails"]) == "now"
@@ -257,7 +248,6 @@ def wants_list(orders: list[Order]) -> None: ...
         (wants_list, {"batch": 5, "wait": float("nan")}, "seconds from 0"),
         (wants_list, {"wait": 1}, "there is no batch"),
         (wants_list, {"batch": 5, "spread": True}, "does not go with"),
-        (wants_list, {"batch": 5, "process": True}, "does not go with"),
     ],
 )
 def test_what_cannot_be_a_batch_is_refused(fn, options, words):
@@ -369,6 +359,30 @@ def test_a_batch_that_takes_too_long_fails_as_one(started, kind):
 
     for job in jobs:
         assert finished(job).errors[0].type == "TimeoutError"
+
+
+def test_a_batch_in_a_child_process_can_be_killed(started, tmp_path):
+    told = tmp_path / "told"
+    handler = Handler(child.sleep_together, batch=2, wait=LONG_S, process=True, timeout=LONG_S)
+    worker = started(handlers={"t": handler})
+
+    jobs = worker.send_many([str(told)] * 2, task="t")
+    pid = int(until(lambda: told.exists() and told.read_text()))
+    worker.cancel(jobs.ids)
+
+    assert [finished(job).state for job in jobs] == [State.CANCELLED] * 2
+    until(lambda: is_dead(pid))
+
+
+def test_a_child_that_dies_makes_suspects_of_its_batch(started, seen):
+    handler = Handler(child.die_of_three, batch=4, wait=0.2, process=True)
+    worker = started(handlers={"t": handler})
+
+    jobs = worker.send_many(range(4), task="t")
+
+    records = [finished(job) for job in jobs]
+    assert [each.state for each in records] == [State.COMPLETED] * 3 + [State.DEAD]
+    assert "worker died" in records[3].errors[-1].message
 
 
 def test_a_cancelled_job_does_not_stop_its_batch(started, shared):

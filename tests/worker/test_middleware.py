@@ -45,7 +45,7 @@ async def async_fail(n: int) -> None:
     raise ValueError("no")
 
 
-@pytest.fixture(params=["sync", "async", "process", "batch"])
+@pytest.fixture(params=["sync", "async", "process", "batch", "batch in a process"])
 def handlers(request):
     """A handler that adds, and one that fails, of each kind."""
     match request.param:
@@ -56,6 +56,9 @@ def handlers(request):
         case "process":
             made = {"add": child.add, "fail": child.fail_with_no}
             return {name: Handler(fn, process=True) for name, fn in made.items()}
+        case "batch in a process":
+            made = {"add": child.add_together, "fail": child.fail_together}
+            return {name: Handler(fn, process=True, batch=5) for name, fn in made.items()}
         case _:
             return {
                 "add": Handler(lambda numbers: [n + 1 for n in numbers], batch=5),

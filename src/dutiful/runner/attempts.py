@@ -196,7 +196,7 @@ class Attempts:
             return True
         batch = Batch(decoded, entry, slot)
         args, kwargs = entry.together(each)
-        if entry.ctx_name is not None:
+        if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
             from dutiful.batch_context import BatchContext  # for those who use it
 
             batch.batch_ctx = kwargs[entry.ctx_name] = BatchContext(decoded, self._desk(batch))
@@ -253,26 +253,27 @@ class Attempts:
     def _run_in_child(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         from dutiful.runner.children import run_around_child, run_in_child  # 60 ms, for those who use it
 
-        claim, entry, retry = attempt.claim, attempt.entry, self.outcomes.retry(attempt.entry)
-        run = partial(
-            run_in_child, self._child_pool(), claim, entry, self._reference(entry), self._config, retry
-        )
+        entry, retry = attempt.entry, self.outcomes.retry(attempt.entry)
+        bytes_max = self._config.result_bytes_max
+        run = partial(run_in_child, self._child_pool(), attempt, self._reference(entry), bytes_max, retry)
         if self._around is None:
-            ran = run()
+            ends = run().ends
         else:
-            around = partial(self._around.sync, [claim], ctx_name=None)
-            ran = run_around_child(
-                around,
-                run,
-                args,
-                kwargs,
-                lambda value, error: self.outcomes.of_end(claim, retry, value, error),
-            )
-        if ran.unencodable is not None:
-            self.outcomes.dropped(claim, ran.unencodable)
+            around = partial(self._around.sync, attempt.claims, ctx_name=None)
+            of_end = partial(self._results, attempt)
+            is_batch = entry.batch is not None
+            ends = run_around_child(around, run, args, kwargs, of_end, is_batch=is_batch)
         self._unmark(attempt)
-        self.outcomes.end(claim, ran.result, retry)
+        for claim, end in zip(attempt.claims, ends, strict=True):
+            if end.unencodable is not None:
+                self.outcomes.dropped(claim, end.unencodable)
+            self.outcomes.end(claim, end.result, retry)
         self._after(attempt)
+
+    def _results(self, attempt: Attempt, value: object, error: BaseException | None) -> Sequence[Result]:
+        if isinstance(attempt, Batch):
+            return results(attempt, value, error, self.outcomes)
+        return [self.outcomes.of_attempt(attempt, value, error)]
 
     def _over(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         """A handler has ended in this process."""
@@ -468,7 +469,9 @@ class Attempts:
         from dutiful.runner.messages import HandlerRef  # as above
 
         if entry not in self._refs:
-            self._refs[entry] = HandlerRef.to(entry.fn, entry.task, entry.given_type, spread=entry.spread)
+            self._refs[entry] = HandlerRef.to(
+                entry.fn, entry.task, entry.given_type, spread=entry.spread, batch=entry.batch
+            )
         return self._refs[entry]
 
     def end_all(self) -> None:

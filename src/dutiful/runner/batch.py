@@ -73,7 +73,7 @@ def results(batch: Batch, value: object, error: BaseException | None, outcomes: 
     if batch.timed_out:
         return [timed_out(claim, batch.timeout_s, retry) for claim in batch.claims]
     if error is None:
-        each = _outcomes(batch, value)
+        each = outcomes_of(len(batch.claims), value)
         if not isinstance(each, BaseException):
             return [
                 failed(claim, one, retry)
@@ -90,9 +90,8 @@ def results(batch: Batch, value: object, error: BaseException | None, outcomes: 
     return [failed(claim, error, retry, info) for claim in batch.claims]
 
 
-def _outcomes(batch: Batch, value: object) -> Sequence[object] | ValueError:
-    """Return what the handler answered for each job; or an error, if nobody can tell."""
-    count = len(batch.claims)
+def outcomes_of(count: int, value: object) -> Sequence[object] | ValueError:
+    """Return what a handler answered for each of so many jobs; or an error, if nobody can tell."""
     if value is None:
         return [None] * count
     if isinstance(value, Snooze | Cancel | Discard):

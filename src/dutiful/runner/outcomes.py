@@ -144,10 +144,6 @@ class Outcomes:
         except Exception as error:  # noqa: BLE001  # a value with a mind of its own
             return failed(claim, error, retry)
 
-    def of_end(self, claim: Claim, retry: Retry, value: object, error: BaseException | None) -> Result:
-        """Return the result of an attempt whose handler returned `value`, or raised `error`."""
-        return self.of_value(claim, retry, value) if error is None else failed(claim, error, retry)
-
     def of_attempt(self, attempt: Attempt, value: object, error: BaseException | None) -> Result:
         """Return the result of an attempt that may have been asked to stop, or ran out of time."""
         claim, entry = attempt.claim, attempt.entry
