@@ -106,8 +106,7 @@ def checked_middleware(function: Any) -> Any:
     Raises:
         ConfigError: It is no generator function.
     """
-    called = function if inspect.isroutine(function) else getattr(type(function), "__call__", None)  # noqa: B004
-    if inspect.isgeneratorfunction(called):
+    if inspect.isgeneratorfunction(function):
         return function
     raise ConfigError(
         f"middleware is a plain generator function that yields once (def timed(call): …; yield; …), not "

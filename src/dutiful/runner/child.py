@@ -138,8 +138,8 @@ def _answer(question: Any, entries: dict[HandlerRef, Entry]) -> bytes:
             entries[question] = question.entry()
             return pickle.dumps(None)
         ref, job = question
-        call = _call_batch if isinstance(job, ChildBatch) else _call
-        return pickle.dumps(call(entries[ref], job))
+        entry = entries[ref]
+        return pickle.dumps(_call_batch(entry, job) if isinstance(job, ChildBatch) else _call(entry, job))
     except BaseException as error:  # noqa: BLE001 - SystemExit too is the handler's, not the child's
         return pickle.dumps(Failure.of(error))
 
