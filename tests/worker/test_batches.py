@@ -494,6 +494,54 @@ def test_a_job_with_a_deadline_cuts_nobody_elses_time(started, seen):
     assert sorted(seen.wait(2)) == [[0], [1]]
 
 
+def test_a_batch_that_waits_behind_a_long_one_goes_to_another_worker(make, shared, gate, seen):
+    one = make(shared, handlers={"t": Handler(gate.hold, batch=10, wait=0.01)}, concurrency=1)
+    one.send_many(range(30), task="t")
+    one.start()
+    gate.entered.wait(1)
+
+    other = make(shared, handlers={"t": Handler(seen.add, batch=10, wait=0.01)})
+    other.start()
+
+    until(lambda: sum(sizes(seen)) >= 20)
+    assert len(gate.entered.all) == 1
+    gate.open()
+
+
+def test_two_workers_share_the_batches(started, shared, seen):
+    workers = [started(shared, handlers={"t": Handler(seen.add, batch=10)}) for _ in range(2)]
+
+    jobs = workers[0].send_many(range(500), task="t")
+
+    assert {finished(job).state for job in jobs} == {State.COMPLETED}
+    assert sorted(n for batch in seen.all for n in batch) == list(range(500))
+    assert max(sizes(seen)) == 10
+
+
+def test_a_bound_makes_batches_smaller(started, store, seen):
+    worker = started(store, handlers={"t": Handler(seen.add, batch=10, wait=0.01)}, buffer=3)
+
+    for n in range(9):
+        worker.send(n, task="t", timeout=WAIT_S)
+
+    until(lambda: sum(sizes(seen)) == 9)
+    assert max(sizes(seen)) <= 3
+
+
+def test_a_handler_that_is_replaced_by_one_that_takes_less_gets_no_more(started, gate, seen):
+    handlers = {"t": Handler(print, batch=10, wait=0.01), "hold": gate.hold}
+    worker = started(handlers=handlers, concurrency=1)
+    worker.send(0, task="hold")
+    gate.entered.wait(1)
+
+    worker.send_many(range(10), task="t")
+    worker.handlers["t"] = Handler(seen.add, batch=4)
+    gate.open()
+
+    until(lambda: sum(sizes(seen)) == 10)
+    assert max(sizes(seen)) <= 4
+
+
 def test_a_handler_that_is_replaced_by_one_for_single_jobs_gets_them(started, seen):
     worker = started(handlers={"t": Handler(print, batch=10, wait=0.05)}, concurrency=1)
     entered, go = threading.Event(), threading.Event()

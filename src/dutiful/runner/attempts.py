@@ -173,9 +173,11 @@ class Attempts:
     def _run_batch(self, item: Item, slot: int, entry: Entry) -> bool:
         claims = self._batches.draw(item) if isinstance(item, Place) else [item]
         try:
-            if entry.batch is None:  # it was replaced by a handler of single jobs after they were gathered
-                self._batches.offer(claims)
-                return True
+            # The handler may have been replaced meanwhile, by one that takes less, or single jobs.
+            most = entry.batch or 0
+            if len(claims) > most:
+                self._batches.offer(claims[most:])
+                claims = claims[:most]
             return self._run_together(claims, slot, entry)
         except BaseException as error:  # noqa: BLE001  # a bug in us: told of each job
             for claim in claims:
