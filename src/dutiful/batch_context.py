@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from dutiful.context import Context, Desk, Transaction
 from dutiful.errors import ConfigError, LeaseLost
@@ -73,6 +73,12 @@ class BatchContext:
         self._signal = threading.Event()
         self.jobs: tuple[JobInBatch, ...] = tuple(JobInBatch(claim, desk) for claim in claims)
         self.is_completed = False
+
+    if not TYPE_CHECKING:  # a type checker knows what there is
+
+        def __getattr__(self, name: str) -> NoReturn:
+            hint = f"; each job has its own: ctx.jobs[n].{name}" if hasattr(JobInBatch, name) else ""
+            raise AttributeError(f"a batch has no {name!r}{hint}")
 
     @property
     def task(self) -> str:

@@ -72,7 +72,6 @@ def test_a_batch_is_filled_by_few_claims(make, path, seen, monkeypatch):
 
     assert sum(claims) == 1000
     assert len(claims) <= 40
-    assert max(claims) <= 100 + 8
 
 
 def test_so_do_jobs_that_are_sent_one_by_one(started, shared, seen):
@@ -291,6 +290,17 @@ def test_what_a_failed_job_of_a_batch_sends_is_not_stored(started, shared):
 
     assert [finished(job).state for job in jobs] == [State.COMPLETED, State.DEAD]
     assert [record.payload for record in worker.jobs(task="next")] == ["1"]
+
+
+def test_what_only_a_job_has_is_not_asked_of_the_batch(started):
+    worker = started(retry=Retry(max_attempts=1))
+
+    @worker.handler("t", batch=2)
+    def handle(numbers: list, ctx) -> None:
+        ctx.send(1, task="t")
+
+    with pytest.raises(JobFailed, match=r"ctx\.jobs\[n\]\.send"):
+        result(worker.send(1, task="t"))
 
 
 @pytest.mark.parametrize(

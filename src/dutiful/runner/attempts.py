@@ -20,15 +20,16 @@ from dutiful.handler import Arguments, Entry, Kind
 from dutiful.job import Claim, Discard, Interrupted, JobId, Result
 from dutiful.middleware import Around
 from dutiful.registry import Registry
+from dutiful.runner import batch
 from dutiful.runner.attempt import Attempt
-from dutiful.runner.batch import Batch, results
+from dutiful.runner.batch import Batch
 from dutiful.runner.batches import Batches, Item, Place
 from dutiful.runner.failure import error_info, timed_out
 from dutiful.runner.outcomes import Outcomes
 from dutiful.runner.spare import Spare
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Marks, Owner, Store
-from dutiful.store.liveness import MANY, SLOTS_MAX
+from dutiful.store.liveness import SLOTS_MAX
 from dutiful.store.special.steps import write_progress
 
 if TYPE_CHECKING:
@@ -196,13 +197,13 @@ class Attempts:
                 decoded.append(claim)
         if not decoded:  # or all were cancelled, or given back, before the turn came
             return True
-        batch = Batch(decoded, entry, slot)
+        attempt = Batch(decoded, entry, slot)
         args, kwargs = entry.together(each)
         if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
             from dutiful.batch_context import BatchContext  # for those who use it
 
-            batch.batch_ctx = kwargs[entry.ctx_name] = BatchContext(decoded, self._desk(batch))
-        return self._begin(batch, args, kwargs)
+            attempt.batch_ctx = kwargs[entry.ctx_name] = BatchContext(decoded, self._desk(attempt))
+        return self._begin(attempt, args, kwargs)
 
     def _desk(self, attempt: Attempt) -> Desk:
         return Desk(
@@ -274,14 +275,14 @@ class Attempts:
 
     def _results(self, attempt: Attempt, value: object, error: BaseException | None) -> Sequence[Result]:
         if isinstance(attempt, Batch):
-            return results(attempt, value, error, self.outcomes)
+            return batch.results(attempt, value, error, self.outcomes)
         return [self.outcomes.of_attempt(attempt, value, error)]
 
     def _over(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         """A handler has ended in this process."""
         self._unmark(attempt)
         if isinstance(attempt, Batch):
-            self._batch_over(attempt, value, error)
+            batch.end(attempt, value, error, self.outcomes)
         elif attempt.ctx is not None and attempt.ctx.is_completed:  # its transaction has said so
             if error is not None:
                 self.outcomes.raised_after_completion(attempt.claim, error)
@@ -290,37 +291,15 @@ class Attempts:
             self.outcomes.end(attempt.claim, result, self.outcomes.retry(attempt.entry), attempt=attempt)
         self._after(attempt)
 
-    def _batch_over(self, batch: Batch, value: object, error: BaseException | None) -> None:
-        if batch.is_completed:
-            for claim in batch.claims if error is not None else ():
-                assert error is not None, "that is why"
-                self.outcomes.raised_after_completion(claim, error)
-            return
-        retry = self.outcomes.retry(batch.entry)
-        contexts: Sequence[Context | None] = batch.contexts or [None] * len(batch.claims)
-        came = results(batch, value, error, self.outcomes)
-        for claim, ctx, result in zip(batch.claims, contexts, came, strict=True):
-            self.outcomes.end(claim, result, retry, attempt=batch, ctx=ctx)
-
     def _mark(self, attempt: Attempt) -> None:
-        """Mark all that runs: a crash makes suspects of what was marked, and of nothing else."""
-        if isinstance(attempt, Batch) and len(attempt.claims) > 1:
-            others = attempt.claims[1:]
-            attempt.lent = self._spare.several(len(others))
-            if not attempt.lent:
-                self._marks[attempt.slot] = MANY
-                return
-            for number, claim in zip(attempt.lent, others, strict=True):
-                self._marks[number] = claim.id
         self._marks[attempt.slot] = attempt.claim.id
+        if isinstance(attempt, Batch):
+            batch.mark(attempt, self._marks, self._spare)
 
     def _unmark(self, attempt: Attempt) -> None:
         self._marks[attempt.slot] = 0
-        if isinstance(attempt, Batch) and attempt.lent:
-            for number in attempt.lent:
-                self._marks[number] = 0
-            self._spare.give_back(attempt.lent)
-            attempt.lent = []
+        if isinstance(attempt, Batch):
+            batch.unmark(attempt, self._marks, self._spare)
         self.running.pop(attempt.slot, None)
         attempt.is_over = True
 

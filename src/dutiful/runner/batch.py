@@ -1,7 +1,7 @@
 """
 A batch that is being run: one call of a handler for several jobs, each with its own attempt and end.
 
-    an error, or a list of outcomes → a Result for each job
+    an error, or a list of outcomes → a Result for each job → (outcomes.py)
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,9 @@ from dutiful.errors import LeaseLost
 from dutiful.job import Cancel, Claim, Discard, Interrupted, JobId, Result, Snooze
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import error_info, failed, timed_out
+from dutiful.runner.spare import Spare
+from dutiful.store.contract import Marks
+from dutiful.store.liveness import MANY
 
 if TYPE_CHECKING:
     from dutiful.batch_context import BatchContext
@@ -65,6 +68,39 @@ class Batch(Attempt):
     def has_completed(self) -> None:
         assert self.batch_ctx is not None, "as for one job"
         self.batch_ctx.is_completed = True
+
+
+def mark(batch: Batch, marks: Marks, spare: Spare) -> None:
+    """Mark all its jobs: a crash makes suspects of what was marked, and of nothing else."""
+    others = batch.claims[1:]
+    batch.lent = spare.several(len(others)) if others else []
+    if others and not batch.lent:
+        marks[batch.slot] = MANY
+    for number, claim in zip(batch.lent, others, strict=False):
+        marks[number] = claim.id
+
+
+def unmark(batch: Batch, marks: Marks, spare: Spare) -> None:
+    """Take the marks of all jobs but the first away."""
+    for number in batch.lent:
+        marks[number] = 0
+    if batch.lent:
+        spare.give_back(batch.lent)
+        batch.lent = []
+
+
+def end(batch: Batch, value: object, error: BaseException | None, outcomes: "Outcomes") -> None:
+    """Have it written what became of each job, when the handler returned `value`, or raised `error`."""
+    if batch.is_completed:  # its transaction has said so
+        if error is not None:
+            for claim in batch.claims:
+                outcomes.raised_after_completion(claim, error)
+        return
+    retry = outcomes.retry(batch.entry)
+    contexts: Sequence[Context | None] = batch.contexts or [None] * len(batch.claims)
+    came = results(batch, value, error, outcomes)
+    for claim, ctx, result in zip(batch.claims, contexts, came, strict=True):
+        outcomes.end(claim, result, retry, attempt=batch, ctx=ctx)
 
 
 def results(batch: Batch, value: object, error: BaseException | None, outcomes: "Outcomes") -> list[Result]:

@@ -21,7 +21,6 @@ from dutiful.errors import ConfigError, NotEncodable
 from dutiful.handler import Entry
 from dutiful.job import Cancel, Discard, JobId, Snooze
 from dutiful.payload import encode_result
-from dutiful.runner.batch import outcomes_of
 from dutiful.runner.messages import (
     ChildBatch,
     ChildJob,
@@ -152,6 +151,8 @@ def _call(entry: Entry, job: ChildJob) -> Returned | Signal:
 
 
 def _call_batch(entry: Entry, batch: ChildBatch) -> Together:
+    from dutiful.runner.batch import outcomes_of  # for those who use it
+
     args, kwargs = entry.together([entry.arguments(job.payload) for job in batch.jobs])
     if entry.ctx_name is not None:
         kwargs[entry.ctx_name] = ChildBatchContext(tuple(map(_context, batch.jobs)))
