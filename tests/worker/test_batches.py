@@ -432,6 +432,32 @@ def test_when_all_are_cancelled_the_handler_is(started, shared):
     assert [finished(job).state for job in jobs] == [State.CANCELLED] * 2
 
 
+@pytest.mark.parametrize("kind", ["sync", "async", "process"])
+def test_a_stop_gives_back_a_running_batch_uncounted(started, make, shared, kind, tmp_path):
+    entered = threading.Event()
+    told = tmp_path / "told"
+
+    def handle(paths: list, ctx) -> None:
+        entered.set()
+        ctx.wait(WAIT_S)
+        ctx.check()
+
+    async def ahandle(paths: list) -> None:
+        entered.set()
+        await asyncio.sleep(WAIT_S)
+
+    fn = {"sync": handle, "async": ahandle, "process": child.sleep_together}[kind]
+    worker = started(shared, handlers={"t": Handler(fn, batch=2, wait=LONG_S, process=kind == "process")})
+    jobs = worker.send_many([str(told)] * 2, task="t")
+    until(lambda: told.exists() if kind == "process" else entered.is_set())
+
+    worker.stop(0.05)
+
+    client = make(shared)
+    records = [client.job(job.id).refresh() for job in jobs]
+    assert [(each.state, each.failures, each.crashes) for each in records] == [(State.PENDING, 0, 0)] * 2
+
+
 def gathered(worker, count):
     """Wait until the worker holds so many jobs in batches."""
     until(lambda: worker._runner._batches.held == count)
