@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dutiful import Handler
+from dutiful.core.pacing import AHEAD_BYTES_MAX
 from dutiful.events import Events
 from dutiful.job import Claim
 from dutiful.registry import Registry
@@ -18,9 +19,10 @@ from tests.worker.tools import Seen
 LONG_S = 60.0
 
 
-def batches(batch: int = 3, wait: float = LONG_S, offer=None) -> Batches:
+def batches(batch: int = 3, wait: float = LONG_S, offer=None, is_more_coming=lambda: False) -> Batches:
     registry = Registry({"t": Handler(print, batch=batch, wait=wait), "one": Handler(print)})
-    return Batches(registry, Events(), "w", offer=offer or (lambda _line: None))
+    offer = offer or (lambda _line: None)
+    return Batches(registry, Events(), "w", offer=offer, is_more_coming=is_more_coming)
 
 
 @pytest.fixture
@@ -67,6 +69,17 @@ def test_what_comes_before_the_turn_goes_along(made):
     assert ids(gathering.draw(place)) == [1, 2]
 
 
+def test_a_batch_of_large_payloads_is_run_as_it_is(made):
+    gathering = made(batch=100)
+    large = Claim(1, 1, 0, 0, "t", "default", "x" * (AHEAD_BYTES_MAX // 2))
+
+    line = gathering.gather([large] * 5)
+
+    assert len(line) == 2
+    assert len(gathering.draw(line[0])) == 5, "the first takes along what is there"
+    assert gathering.draw(line[1]) == []
+
+
 def test_a_suspect_is_not_gathered(made):
     suspect = claim(1, crashes=1)
 
@@ -90,6 +103,28 @@ def test_the_wait_ends_by_itself(made):
 
     ((place,),) = offered.wait(1)
     assert ids(gathering.draw(place)) == [1, 2]
+
+
+def test_what_is_due_in_the_store_is_waited_for(made):
+    offered = Seen()
+    coming = [True, True]
+    gathering = made(wait=0, offer=offered.add, is_more_coming=lambda: bool(coming and coming.pop()))
+
+    assert gathering.gather(claims(1)) == []
+    assert gathering.gather(claims(2)) == []
+
+    ((place,),) = offered.wait(1)
+    assert ids(gathering.draw(place)) == [1, 2]
+
+
+def test_but_not_for_ever(made):
+    offered = Seen()
+    gathering = made(wait=0, offer=offered.add, is_more_coming=lambda: True)
+
+    assert gathering.gather(claims(1)) == []
+
+    ((place,),) = offered.wait(1)
+    assert ids(gathering.draw(place)) == [1]
 
 
 def test_after_the_end_nothing_waits(made):

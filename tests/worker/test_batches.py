@@ -74,6 +74,16 @@ def test_a_batch_is_filled_by_few_claims(make, path, seen, monkeypatch):
     assert len(claims) <= 40
 
 
+def test_what_is_due_already_is_run_together_however_short_the_wait(make, shared, seen):
+    worker = make(shared, handlers={"t": Handler(seen.add, batch=100, wait=0)}, concurrency=1)
+    worker.send_many(range(250), task="t")
+
+    worker.start()
+    seen.wait(3)
+
+    assert sizes(seen) == [100, 100, 50]
+
+
 def test_so_do_jobs_that_are_sent_one_by_one(started, shared, seen):
     worker = started(shared, handlers={"t": Handler(seen.add, batch=10, wait=LONG_S)})
 

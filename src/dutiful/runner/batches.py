@@ -3,9 +3,10 @@ Where jobs are gathered into batches, before they stand in line.
 
     claims → a batch is being gathered → a Place in line → (its turn) → the jobs that are there then
 
-A batch gets its place when it is full, or when its first job has waited long enough. Which jobs it
-runs is decided only at its turn: what came meanwhile goes along, and what was cancelled, paused or
-given back is not there any more. So nothing that happens to a job here has to be told to the line.
+A batch gets its place when it is full, when its payloads are large, or when its first job has waited
+long enough and what is due in the store has come. Which jobs it runs is decided only at its turn: what
+came meanwhile goes along, and what was cancelled, paused or given back is not there any more. So nothing
+that happens to a job here has to be told to the line.
 
 A job that has failed before is gathered with others that have failed as often, into batches of half
 the size for each failure: whichever of them makes the handler raise is soon on its own.
@@ -18,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias
 
+from dutiful.core.pacing import AHEAD_BYTES_MAX
 from dutiful.events import Events
 from dutiful.handler import Entry
 from dutiful.job import Claim, JobId
@@ -26,6 +28,8 @@ from dutiful.runner.upkeep import Duty, Upkeep
 from dutiful.store.special import extra as extras
 
 DRAIN_WAIT_S = 0.02  # at a drain nobody waits for more than what is in the store already
+COMING_S = 0.005  # how often to look whether what is due in the store has come
+COMING_S_MAX = 1.0  # so long it is waited for: some milliseconds on a machine that is not busy
 
 
 class Place:
@@ -53,13 +57,14 @@ Item: TypeAlias = Claim | Place
 class _Gathering:
     """The jobs of one task that are being gathered, in the order in which they came."""
 
-    __slots__ = ("came", "places", "size", "task", "wait_s")
+    __slots__ = ("bytes", "came", "places", "size", "task", "wait_s")
 
     def __init__(self, task: str, size: int) -> None:
         self.task = task
         self.size = size
         self.wait_s = 0.0
         self.came: deque[tuple[Claim, float]] = deque()  # when (monotonic)
+        self.bytes = 0  # of their payloads
         self.places = 0  # in line, each for `size` of them, the first ones
 
     @property
@@ -73,6 +78,22 @@ class _Gathering:
         at = self.places * self.size
         return self.came[at][1] + min(self.wait_s, wait_max_s) if at < len(self.came) else None
 
+    def add(self, claim: Claim, now: float) -> Place | None:
+        """Take in a job; return the place of the batch that it fills, if it does."""
+        self.came.append((claim, now))
+        self.bytes += len(claim.payload or "")
+        is_full = len(self.came) >= (self.places + 1) * self.size
+        return self.place() if is_full or self.bytes >= (self.places + 1) * AHEAD_BYTES_MAX else None
+
+    def remove(self, count: int) -> list[Claim]:
+        """Return so many jobs, the first ones; they are not here any more."""
+        removed = [self.came.popleft()[0] for _ in range(min(count, len(self.came)))]
+        self.count_bytes()
+        return removed
+
+    def count_bytes(self) -> None:
+        self.bytes = sum(len(claim.payload or "") for claim, _at in self.came)
+
     def place(self) -> Place:
         self.places += 1
         return Place(self.task, self.size)
@@ -84,15 +105,23 @@ class Batches:
 
     Args:
         offer: Puts places, or jobs, at the end of the line.
+        is_more_coming: Says whether the store may have more that is due and will be taken at once.
     """
 
     def __init__(
-        self, registry: Registry, events: Events, worker: str, *, offer: Callable[[Sequence[Item]], None]
+        self,
+        registry: Registry,
+        events: Events,
+        worker: str,
+        *,
+        offer: Callable[[Sequence[Item]], None],
+        is_more_coming: Callable[[], bool],
     ) -> None:
         self._registry = registry
         self._events = events
         self._worker = worker
         self.offer = offer
+        self._is_more_coming = is_more_coming
         self._changing = threading.Lock()
         self._gatherings: dict[tuple[str, int], _Gathering] = {}
         self._wait_max_s = math.inf
@@ -134,10 +163,10 @@ class Batches:
                     line.append(claim)
                     continue
                 gathering = self._gathering(claim, entry, entry.batch)
-                gathering.came.append((claim, now))
                 touched.add(gathering)
-                if len(gathering.came) >= (gathering.places + 1) * gathering.size:
-                    line.append(gathering.place())
+                place = gathering.add(claim, now)
+                if place is not None:
+                    line.append(place)
             next_at = self._close(touched, now, line)
             if next_at is not None and not self._can_wait(next_at):
                 self._close(touched, math.inf, line)
@@ -158,6 +187,8 @@ class Batches:
             due_at = each.due_at(self._wait_max_s)
             if due_at is None:
                 continue
+            if due_at <= now < due_at + COMING_S_MAX and self._is_more_coming():
+                due_at = now + COMING_S
             if due_at <= now:
                 line.append(each.place())
             else:
@@ -207,8 +238,7 @@ class Batches:
         with self._changing:
             gathering = self._gatherings[place.task, place.size]
             gathering.places = max(0, gathering.places - 1)
-            count = min(place.size, len(gathering.came))
-            return [gathering.came.popleft()[0] for _ in range(count)]
+            return gathering.remove(place.size)
 
     def take_out(self, job_ids: Collection[JobId]) -> list[Claim]:
         """Take jobs out; return those that were here."""
@@ -218,6 +248,7 @@ class Batches:
                 found = [claim for claim, _at in each.came if claim.id in job_ids]
                 if found:
                     each.came = deque(pair for pair in each.came if pair[0].id not in job_ids)
+                    each.count_bytes()
                     out += found
         return out
 
@@ -226,8 +257,7 @@ class Batches:
         back: list[Claim] = []
         with self._changing:
             for each in self._gatherings.values():
-                count = len(each.came) if gathering else min(len(each.came), each.places * each.size)
-                back += [each.came.popleft()[0] for _ in range(count)]
+                back += each.remove(len(each.came) if gathering else each.places * each.size)
                 each.places = 0
         return back
 

@@ -78,7 +78,9 @@ class Runner:
         self._troubles = Troubles(events, config.name, over=self.nudge)
         self._pace = pacing.Pace()
         self._payload_bytes = 0.0
-        self._batches = Batches(registry, events, config.name, offer=self._offer)
+        self._batches = Batches(
+            registry, events, config.name, offer=self._offer, is_more_coming=self._is_more_coming
+        )
         spare = Spare(config.concurrency)
         self._attempts = Attempts(
             store,
@@ -311,6 +313,9 @@ class Runner:
                 self._slots.offer_alone(suspect)
                 return
         self._slots.offer(gather(claims))
+
+    def _is_more_coming(self) -> bool:
+        return self._backlog and self._is_taking and not self._slots.is_closed and self._room() > 0
 
     def _offer(self, items: Sequence[Item]) -> None:
         self._slots.offer(items)
