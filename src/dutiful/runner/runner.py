@@ -19,6 +19,7 @@ from dutiful.events import (
 )
 from dutiful.job import Ack, Cancel, Claim, Interrupted
 from dutiful.registry import Registry
+from dutiful.runner.alarm import Alarm
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
 from dutiful.runner.failure import crashed
@@ -115,7 +116,7 @@ class Runner:
         self._notes = 0  # how often that was noted
         self._notes_seen = 0
         self._asked = False
-        self._due_at = 0.0  # monotonic: when the next pending job falls due
+        self._alarm = Alarm()  # for when the next pending job falls due
         self._offered_at = 0.0
         self._finished_before = 0  # at the last look for stale jobs
         self._tended_at = 0  # ms, by the store's clock
@@ -271,11 +272,8 @@ class Runner:
             self._outcomes.tell_late(outcome.late)
         if outcome.unknown:
             self._parking.meet(outcome.unknown)
-        if outcome.next_delay_s is not None:
-            due_at = time.monotonic() + outcome.next_delay_s
-            if due_at < self._due_at:
-                self._due_at = due_at
-                self._wake()
+        if outcome.next_delay_s is not None and self._alarm.set(time.monotonic() + outcome.next_delay_s):
+            self._wake()
         if self._backlog:
             self._want_more()
 
@@ -328,10 +326,10 @@ class Runner:
         self._asked = False
         if not self._is_taking or not self._pauses.queues:
             return IDLE_PAUSE_S  # it is woken when they are resumed
-        if time.monotonic() >= self._due_at:
+        if time.monotonic() >= self._alarm.at:
             self._look_ahead()
         if not self._backlog:
-            return max(0.0, self._due_at - time.monotonic())
+            return max(0.0, self._alarm.at - time.monotonic())
         if not self._room() or self._slots.is_closed:
             return BUSY_PAUSE_S  # `_want_more` and `_became_free` wake the loop before
         held = len(self._slots.ready)
@@ -339,20 +337,18 @@ class Runner:
         if self._backlog and len(self._slots.ready) > held:
             return 0.0
         if not self._backlog:
-            return 0.0 if self._due_at <= time.monotonic() else self._due_at - time.monotonic()
+            return max(0.0, self._alarm.at - time.monotonic())
         return BLOCKED_PAUSE_S
 
     def _look_ahead(self) -> None:
         """Find out, by reading alone, whether something is due, or when it will be."""
-        due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
-        self._troubles.clear("fetch")
-        if due_s is None:
-            self._due_at = time.monotonic() + IDLE_PAUSE_S
-        elif due_s > 0:
-            self._due_at = time.monotonic() + min(due_s, IDLE_PAUSE_S)
-        else:
-            self._due_at = time.monotonic() + BLOCKED_PAUSE_S
-            self._note_backlog()
+        with self._alarm.looking():
+            due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
+            self._troubles.clear("fetch")
+            if due_s is not None and due_s <= 0:
+                due_s = BLOCKED_PAUSE_S
+                self._note_backlog()
+            self._alarm.set(time.monotonic() + min(IDLE_PAUSE_S if due_s is None else due_s, IDLE_PAUSE_S))
 
     def _rung(self) -> None:
         """Another process says that something is due."""
@@ -368,7 +364,7 @@ class Runner:
     def _changed(self) -> bool:
         if not self._store.changed():
             return False
-        self._due_at = 0.0  # look ahead: something may be due
+        self._alarm.set(0.0)  # look ahead: something may be due
         return True
 
     def _became_free(self) -> None:
@@ -530,7 +526,7 @@ class Runner:
 
     def nudge(self) -> None:
         """Something may be due that nobody announced."""
-        self._due_at = 0.0
+        self._alarm.set(0.0)
         self._wake()
 
     def _look_by(self, at: float) -> None:
