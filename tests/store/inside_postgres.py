@@ -45,6 +45,11 @@ def other_connection(store: PostgresStore) -> psycopg.Connection:
     return psycopg.connect(url_of(store), autocommit=True)
 
 
+def pass_ring_pause(store: PostgresStore) -> None:
+    """Have it be a while since the last ring."""
+    store._workers._ringer._rung_at = 0.0
+
+
 def pass_time(store: PostgresStore, seconds: float) -> None:
     """
     Let time go by: a little by waiting, much by moving all that has happened into the past.

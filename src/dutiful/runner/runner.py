@@ -111,6 +111,7 @@ class Runner:
         self._firing_duty = Duty("firing schedules", math.inf, self._firing.fire)
         self._reread_duty = Duty("reading what is paused", math.inf, self.reread)
         self._reread_at = 0.0
+        self._is_rung = False
         self._owner: Owner = 0
         self._backlog = True  # something due may be waiting in the store
         self._notes = 0  # how often that was noted
@@ -323,6 +324,13 @@ class Runner:
 
     def _fetch(self) -> float:
         """Take what is due and has room; return how long to sleep at most."""
+        try:
+            return self._take_due()
+        finally:
+            if self._is_rung:
+                self._heed_ring()
+
+    def _take_due(self) -> float:
         self._asked = False
         if not self._is_taking or not self._pauses.queues:
             return IDLE_PAUSE_S  # it is woken when they are resumed
@@ -354,6 +362,11 @@ class Runner:
         """Another process says that something is due."""
         self._store.hush()
         self._note_backlog()  # take it at once: a look first would only cost time
+        self._is_rung = True
+
+    def _heed_ring(self) -> None:
+        """A ring may be about more than jobs; that is seen to when the handlers have begun."""
+        self._is_rung = False
         if self._upkeep is None:
             return
         if self._standing.is_called():

@@ -222,7 +222,7 @@ class Committer:
         with self._lead:
             self._store.exchange(work, outcome)
         self._pass_on()
-        if outcome.left_pending:
+        if outcome.left_pending and not outcome.has_rung:
             with contextlib.suppress(StoreError, OSError):  # it is stored; the backstop wakes them
                 self._store.ring()
         if outcome.found:
@@ -410,7 +410,7 @@ class Committer:
             self._guarded(self.taker.deliver, outcome, work.take)
         for sending in sendings:
             self._guarded(_done, sending)
-        if outcome.left_pending:
+        if outcome.left_pending and not outcome.has_rung:
             self._guarded(self._store.ring)
         self._guarded(self._announce, work)
         if self._one_by_one and not self.has_outcomes():

@@ -143,6 +143,7 @@ class Outcome(Struct):
     unknown: set[str] = field(default_factory=set[str])  # tasks that were met and are not in `known`
     drained: bool = False  # nothing due that is known was left waiting in the queues of `take`
     left_pending: bool = False  # new jobs that are due at once were left for a claim
+    has_rung: bool = False  # the step has told other processes already, so `ring` need not
     next_delay_s: float | None = None  # of the new jobs that are not due yet, the soonest
     found: set[int] = field(default_factory=set[int])  # the drafts of which a job was there already (Unique)
 

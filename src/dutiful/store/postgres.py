@@ -76,8 +76,8 @@ class PostgresStore:
         self._access = Access(
             url, schema=schema, durability=durability, busy_s=busy_s, worker=worker, let_go=self._let_go
         )
-        self._exchange = Exchange(self._access, worker)
         self._workers = Workers(self._access)
+        self._exchange = Exchange(self._access, worker, ride=self._workers.ride)
         self._users = Users(self._access)
 
     @property

@@ -9,7 +9,7 @@ one statement and its commit.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from dutiful.job import Claim, JobId
 from dutiful.store import drafting, postgres_step
 from dutiful.store.contract import Draft, Outcome, Take, Work
 from dutiful.store.postgres_access import Access, Connection, Cursor
+from dutiful.store.postgres_bell import Ring
 from dutiful.store.postgres_errors import again_if_deadlocked
 from dutiful.store.postgres_sql import PostgresSql
 from dutiful.store.special import gates
@@ -77,9 +78,10 @@ class Ids:
 class Exchange:
     """Does steps."""
 
-    def __init__(self, access: Access, worker: str) -> None:
+    def __init__(self, access: Access, worker: str, *, ride: Callable[[], Ring | None]) -> None:
         self._access = access
         self._worker = worker
+        self._ride = ride
         self.ids = Ids(access)
         self._followed_until = 0.0  # monotonic: until then jobs that end are likely to be waited for
 
@@ -145,12 +147,16 @@ class Exchange:
             db.close()
             raise _Followed
         drafting.before_commit(work)
-        self._access.commit(db, _text(xid), outcome, db.commit_sent)
+        outcome.left_pending = draft is not None and draft.due_at_once and handed < len(draft.payloads)
+
+        def commit() -> None:
+            outcome.has_rung = db.commit_sent(self._ride() if outcome.left_pending else None)
+
+        self._access.commit(db, _text(xid), outcome, commit)
         if applied is not None:
             outcome.late = postgres_step.late(work.completed, rows)
         if draft is not None:
             outcome.claims = postgres_step.claims_of(first, draft, handed, int(_text(now)))
-            outcome.left_pending = draft.due_at_once and handed < len(draft.payloads)
             outcome.stored = drafting.ranges(work.drafts, first)
             if not draft.due_at_once:
                 drafting.note_delays(work, outcome)

@@ -16,7 +16,7 @@ from dutiful.store import postgres_worker_rows as rows
 from dutiful.store.contract import Marks, Owner, Pulse, WorkerInfo
 from dutiful.store.liveness import Life
 from dutiful.store.postgres_access import Access, Connection
-from dutiful.store.postgres_bell import CANCEL, Bell, Ringer
+from dutiful.store.postgres_bell import CANCEL, Bell, Ring, Ringer
 from dutiful.store.postgres_hold import Hold
 from dutiful.store.postgres_marks import LocalFolder
 from dutiful.store.postgres_pulse import Dead, Watch
@@ -245,6 +245,10 @@ class Workers:
         """Wake the workers of other processes."""
         if self._access.is_open:
             self._ringer.ring()
+
+    def ride(self) -> Ring | None:
+        """Return a ring to send with a commit, if now is a time for one (see `Ringer.ride`)."""
+        return self._ringer.ride()
 
     def tell_cancelled(self) -> None:
         """Have all workers look whether a job of theirs was cancelled."""
