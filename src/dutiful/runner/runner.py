@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -70,7 +70,8 @@ class Runner:
         self._registry = registry
         self._config = config
         self._events = events
-        self._parking = Parking(store, registry, config, events)
+        self._pauses = Pauses(config.queues, changed=self._heed_pauses)
+        self._parking = Parking(store, registry, config, events, paused=lambda: self._pauses.tasks)
         self._suspects = Suspects(registry)
         self._troubles = Troubles(events, config.name, over=self.nudge)
         self._pace = pacing.Pace()
@@ -106,9 +107,9 @@ class Runner:
             give_back=self._interrupt,
             drop=self._suspects.let_go,
         )
-        self._pauses = Pauses(config.queues, changed=self._heed_pauses)
         self._firing = Firing(store, schedules, events, config, call=self._call_firing, fired=self._has_fired)
         self._firing_duty = Duty("firing schedules", math.inf, self._firing.fire)
+        self._park_duty = Duty("parking what cannot run", TICK_S, self._park)
         self._reread_duty = Duty("reading what is paused", math.inf, self.reread)
         self._reread_at = 0.0
         self._is_rung = False
@@ -139,9 +140,9 @@ class Runner:
             self._standing.start(self._owner)
             self._leaving.start(self._owner)
             self._rescue_all()
-            self._store.unpark(self._parking.known)
             self._firing.declare()
             self.reread()
+            self._parking.unpark()
             self._begin()
         except BaseException:
             self._store.leave(self._owner)
@@ -206,7 +207,7 @@ class Runner:
             Duty("rescuing the jobs of dead workers", TICK_S, self._rescue),
             Duty("looking for cancelled jobs", TICK_S, self._cancel),
             Duty("giving back waiting jobs", TICK_S, self._give_back_stale),
-            Duty("parking unknown tasks", TICK_S, self._park),
+            self._park_duty,
             Duty("pruning", TICK_S, self._prune),
             Duty("writing how far jobs have come", TICK_S, self._attempts.write_progress),
             self._tending,
@@ -216,11 +217,6 @@ class Runner:
             Duty("the heartbeat", HEARTBEAT_S, self._beat),
             Duty("tidying up", TIDY_S, self._store.tidy),
         ]
-
-    def _passed_over(self) -> Collection[str]:
-        """Return the tasks that are not to be taken: unknown ones and paused ones."""
-        paused = self._pauses.tasks
-        return self._parking.skip() | paused if paused else self._parking.skip()
 
     # --- taking: what the committer asks in each step -----------------------------------------------
 
@@ -241,7 +237,7 @@ class Runner:
             limit,
             suspects=self._suspects.room(),
             known=self._parking.known,
-            skip=self._passed_over(),
+            skip=self._parking.passed_over(),
             look=look,
             handoff=True,
         )
@@ -351,7 +347,7 @@ class Runner:
     def _look_ahead(self) -> None:
         """Find out, by reading alone, whether something is due, or when it will be."""
         with self._alarm.looking():
-            due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
+            due_s = self._store.next_due_s(self._pauses.queues, self._parking.passed_over())
             self._troubles.clear("fetch")
             if due_s is not None and due_s <= 0:
                 due_s = BLOCKED_PAUSE_S
@@ -509,6 +505,8 @@ class Runner:
         if self._parking.tend():
             self._note_backlog()
             self._wake()
+        if self._parking.is_more and self._upkeep is not None:  # with others' turns in between
+            self._upkeep.call(self._park_duty, time.monotonic())
 
     def _prune(self) -> None:
         finished = self._attempts.finished
@@ -574,7 +572,7 @@ class Runner:
     def _is_drained(self) -> bool:
         if not self._slots.is_idle or self._committer.has_outcomes():
             return False
-        due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
+        due_s = self._store.next_due_s(self._pauses.queues, self._parking.passed_over())
         return due_s is None or due_s > 0
 
     def stop(self, deadline: Deadline) -> bool:

@@ -370,13 +370,20 @@ class Store(Protocol):
         ...
 
     def park(
-        self, tasks: Collection[str], queues: Sequence[str], *, after_s: float, park_s: float
+        self,
+        tasks: Collection[str],
+        queues: Sequence[str],
+        *,
+        after_s: float,
+        park_s: float,
+        listed: bool = False,
     ) -> dict[str, int]:
         """
         Put jobs of these tasks out of the way: due again in `park_s`, pending, no attempt counted.
 
-        Only jobs that have been due for `after_s`, and only of tasks that no registered
-        worker of these queues lists. Returns how many of each task.
+        Some of those that have been due for `after_s`, from the head of the line; unless `listed`,
+        only of tasks that no registered worker of these queues lists. Returns how many of each
+        task; none: nothing of them is in the way.
         """
         ...
 
