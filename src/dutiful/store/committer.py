@@ -15,16 +15,20 @@ safely; when it is alone, it stores them itself, and nothing else.
 
 import contextlib
 import copy
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from dutiful.errors import DuplicateJob, StoreError
+from dutiful.errors import ConfigError, DuplicateJob, StoreError
 from dutiful.job import FINISHED, Ack, JobId
 from dutiful.store.contract import Draft, Outcome, Store, Take, Work
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 T = TypeVar("T")
 
@@ -168,6 +172,8 @@ class Committer:
             StoreError: They are not stored.
         """
         is_main = threading.current_thread() is threading.main_thread()
+        if is_main and self._lead.locked():
+            self._check_not_interrupting()
         if is_main and self._is_alone():
             return self._store_alone(drafts, exempt=exempt)
         sending = Sending(drafts, exempt=exempt)
@@ -187,6 +193,8 @@ class Committer:
 
         If `follows` is not stored, neither are they.
         """
+        if self._lead.locked():
+            self._check_not_interrupting()
         sending = Sending(drafts, exempt=exempt)
         sending.follows = follows
         sending.turn = threading.Lock()
@@ -228,6 +236,19 @@ class Committer:
         if outcome.found:
             raise_duplicates(drafts, outcome.found, outcome.stored)
         return outcome.stored
+
+    @staticmethod
+    def _check_not_interrupting() -> None:
+        """A signal's handler that struck a commit of this very thread cannot wait for its end."""
+        frame: FrameType | None = sys._getframe()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        while frame is not None:
+            if frame.f_code is Committer._store_alone.__code__:
+                raise ConfigError(
+                    "this send is in a signal's handler that interrupted another send of the same thread; "
+                    "nothing was stored. Set a flag in the handler and send afterwards, or start the worker: "
+                    "then a handler may send."
+                )
+            frame = frame.f_back
 
     def _leave_to_thread(self, sending: Sending) -> None:
         try:
