@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from dutiful.registry import Registry
 from dutiful.runner.alarm import Alarm
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
+from dutiful.runner.doubts import Doubts
 from dutiful.runner.failure import crashed
 from dutiful.runner.leaving import Leaving
 from dutiful.runner.loop import Loop
@@ -73,6 +74,7 @@ class Runner:
         self._pauses = Pauses(config.queues, changed=self._heed_pauses)
         self._parking = Parking(store, registry, config, events, paused=lambda: self._pauses.tasks)
         self._suspects = Suspects(registry)
+        self._doubts = Doubts()
         self._troubles = Troubles(events, config.name, over=self.nudge)
         self._pace = pacing.Pace()
         self._payload_bytes = 0.0
@@ -211,6 +213,7 @@ class Runner:
             Duty("pruning", TICK_S, self._prune),
             Duty("writing how far jobs have come", TICK_S, self._attempts.write_progress),
             self._tending,
+            Duty("giving back what was taken unawares", TEND_S, self._settle_doubts),
             self._firing_duty,
             self._reread_duty,
             Duty("what people pause and resume", self._tend_s(), self._reread_now_and_then),
@@ -274,7 +277,12 @@ class Runner:
         if self._backlog:
             self._want_more()
 
+    def doubt(self, claims: Sequence[Claim]) -> None:
+        """A step may have taken these; called by whoever led it."""
+        self._doubts.add(claims)
+
     def _receive(self, claims: list[Claim]) -> None:
+        self._doubts.received(claims)
         if self._pauses.is_any:  # since they were asked for
             held = set(self._pauses.held(claims))
             self._interrupt([claim for claim in claims if claim.id in held])
@@ -464,6 +472,15 @@ class Runner:
             self._interrupt(self._slots.take_out(held))
         self._note_backlog()
         self.nudge()
+
+    def _settle_doubts(self) -> None:
+        if self._doubts:
+            # Between steps: what one has taken and not delivered yet is not to be taken for lost.
+            found = self._committer.between_steps(lambda: self._doubts.found(self._store.held(self._owner)))
+            self._interrupt(found)
+            if found:
+                self._note_backlog()
+                self._wake()
 
     def _cancel(self) -> None:
         if self._store.pulse(self._owner).cancelled is False:

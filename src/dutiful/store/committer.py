@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from dutiful.errors import ConfigError, DuplicateJob, StoreError
-from dutiful.job import FINISHED, Ack, JobId
+from dutiful.errors import ConfigError, DuplicateJob, StoreError, StoreUnknown
+from dutiful.job import FINISHED, Ack, Claim, JobId
 from dutiful.store.contract import Draft, Outcome, Store, Take, Work
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class Taker(Protocol):
 
     def deliver(self, outcome: Outcome, wish: Take | None) -> None:
         """Receive what a committed step did."""
+        ...
+
+    def doubt(self, claims: Sequence[Claim]) -> None:
+        """Receive what a step has taken, if it was done: nobody could say."""
         ...
 
 
@@ -335,7 +339,7 @@ class Committer:
         if failure is not None:
             raise failure
 
-    def between_steps(self, look: Callable[[], bool]) -> bool:
+    def between_steps(self, look: Callable[[], T]) -> T:
         """Return what `look` says while no step is under way, so that nothing is half handed over."""
         with self._lead:
             return look()
@@ -373,6 +377,8 @@ class Committer:
             self._settle(work, outcome, sendings)
             return None
         assert failure is not None, "a step either commits or says why not"
+        if isinstance(failure, StoreUnknown) and outcome.claims and self.taker is not None:
+            self.taker.doubt(outcome.claims)
         self._fail(work, sendings, failure)
         return failure
 

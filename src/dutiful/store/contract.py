@@ -130,7 +130,8 @@ class Work(Struct):
 
 class Outcome(Struct):
     """
-    What a step did. `committed` is the truth even if `exchange` raises.
+    What a step did. `committed` is the truth even if `exchange` raises; after StoreUnknown, `claims` are
+    what it has taken if it was done.
 
     `stored` has for each draft the ids given, in order; with a `buffer` it may be
     shorter than the draft's payloads: the rest found no room.

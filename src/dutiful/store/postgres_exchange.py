@@ -148,6 +148,8 @@ class Exchange:
             raise _Followed
         drafting.before_commit(work)
         outcome.left_pending = draft is not None and draft.due_at_once and handed < len(draft.payloads)
+        if draft is not None:
+            outcome.claims = postgres_step.claims_of(first, draft, handed, int(_text(now)))
 
         def commit() -> None:
             outcome.has_rung = db.commit_sent(self._ride() if outcome.left_pending else None)
@@ -156,7 +158,6 @@ class Exchange:
         if applied is not None:
             outcome.late = postgres_step.late(work.completed, rows)
         if draft is not None:
-            outcome.claims = postgres_step.claims_of(first, draft, handed, int(_text(now)))
             outcome.stored = drafting.ranges(work.drafts, first)
             if not draft.due_at_once:
                 drafting.note_delays(work, outcome)
@@ -210,11 +211,11 @@ class Exchange:
                     claiming.take()
                 if not storing.is_done:
                     storing.do(self._fitting(work, outcome, unfinished))
+                outcome.claims += storing.handed_over(now)
                 drafting.before_commit(work)
                 db.run("COMMIT")
 
         self._access.commit(db, xid, outcome, commit)
-        outcome.claims += storing.handed_over(now)
         drafting.note_delays(work, outcome)
 
     @staticmethod
