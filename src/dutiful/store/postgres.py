@@ -77,7 +77,7 @@ class PostgresStore:
             url, schema=schema, durability=durability, busy_s=busy_s, worker=worker, let_go=self._let_go
         )
         self._workers = Workers(self._access)
-        self._exchange = Exchange(self._access, worker, ride=self._workers.ride)
+        self._exchange = Exchange(self._access, worker, owners=self._workers.owners, ride=self._workers.ride)
         self._users = Users(self._access)
 
     @property

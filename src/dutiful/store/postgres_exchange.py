@@ -16,7 +16,7 @@ import msgspec
 
 from dutiful.job import Claim, JobId
 from dutiful.store import drafting, postgres_step
-from dutiful.store.contract import Draft, Outcome, Take, Work
+from dutiful.store.contract import Draft, Outcome, Owner, Take, Work
 from dutiful.store.postgres_access import Access, Connection, Cursor
 from dutiful.store.postgres_bell import Ring
 from dutiful.store.postgres_errors import again_if_deadlocked
@@ -78,9 +78,17 @@ class Ids:
 class Exchange:
     """Does steps."""
 
-    def __init__(self, access: Access, worker: str, *, ride: Callable[[], Ring | None]) -> None:
+    def __init__(
+        self,
+        access: Access,
+        worker: str,
+        *,
+        owners: Callable[[], list[Owner]],
+        ride: Callable[[], Ring | None],
+    ) -> None:
         self._access = access
         self._worker = worker
+        self._owners = owners
         self._ride = ride
         self.ids = Ids(access)
         self._followed_until = 0.0  # monotonic: until then jobs that end are likely to be waited for
@@ -130,7 +138,9 @@ class Exchange:
         return True
 
     def _fused(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> None:
-        values: dict[str, object] = postgres_step.fused_values(work.completed) if work.completed else {}
+        values: dict[str, object] = (
+            postgres_step.fused_values(work.completed, self._owners()) if work.completed else {}
+        )
         draft = drafting.joined(work.drafts) if work.drafts else None
         wish, handed = work.take, 0
         if draft is not None:
@@ -232,9 +242,9 @@ class Exchange:
         ended: list[tuple[Sequence[Pair], list[Cursor]]] = []
         if work.acks:
             pairs = [(ack.id, ack.attempt) for ack in work.acks]
-            ended.append((pairs, postgres_step.ack(db, work.acks, worker=self._worker)))
+            ended.append((pairs, postgres_step.ack(db, work.acks, self._owners(), worker=self._worker)))
         if work.completed:
-            rows = postgres_step.complete(db, work.completed, keep=work.keep_completed)
+            rows = postgres_step.complete(db, work.completed, self._owners(), keep=work.keep_completed)
             ended.append((work.completed, [rows]))
             if not work.keep_completed:
                 postgres_step.forget_errors(db, work.completed)
