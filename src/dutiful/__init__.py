@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         DutifulError,
         EventTimeout,
         ForkedProcess,
+        GroupGone,
         JobError,
         JobFailed,
         JobNotFound,
@@ -42,9 +43,11 @@ if TYPE_CHECKING:
         WorkerStopped,
         WrongState,
     )
+    from dutiful.flows import Chain, ChainJob, Group, GroupJob
     from dutiful.handle import Job, Jobs
     from dutiful.handler import Handler
     from dutiful.job import AttemptError, Cancel, Discard, Progress, Record, Snooze, State
+    from dutiful.link import Link
     from dutiful.relocation import Migrated, Moved, give_up_move, migrate, migration_sql, move
     from dutiful.schedules import Schedule, ScheduleOptions
     from dutiful.sending import SendOptions
@@ -61,6 +64,8 @@ _HOMES = {
     "Backoff": "dutiful.core.retry",
     "BufferFull": "dutiful.errors",
     "Cancel": "dutiful.job",
+    "Chain": "dutiful.flows",
+    "ChainJob": "dutiful.flows",
     "ConfigError": "dutiful.errors",
     "Context": "dutiful.context",
     "Counts": "dutiful.store.contract",
@@ -68,6 +73,9 @@ _HOMES = {
     "DutifulError": "dutiful.errors",
     "EventTimeout": "dutiful.errors",
     "ForkedProcess": "dutiful.errors",
+    "Group": "dutiful.flows",
+    "GroupGone": "dutiful.errors",
+    "GroupJob": "dutiful.flows",
     "Handler": "dutiful.handler",
     "Job": "dutiful.handle",
     "JobError": "dutiful.errors",
@@ -80,6 +88,7 @@ _HOMES = {
     "Jobs": "dutiful.handle",
     "Keep": "dutiful.config",
     "LeaseLost": "dutiful.errors",
+    "Link": "dutiful.link",
     "Migrated": "dutiful.relocation",
     "Moved": "dutiful.relocation",
     "NotDecodable": "dutiful.errors",
@@ -121,6 +130,8 @@ __all__ = [
     "Backoff",
     "BufferFull",
     "Cancel",
+    "Chain",
+    "ChainJob",
     "ConfigError",
     "Context",
     "Counts",
@@ -129,6 +140,9 @@ __all__ = [
     "DutifulError",
     "EventTimeout",
     "ForkedProcess",
+    "Group",
+    "GroupGone",
+    "GroupJob",
     "Handler",
     "Job",
     "JobError",
@@ -139,6 +153,7 @@ __all__ = [
     "Keep",
     "LeaseLost",
     "Limit",
+    "Link",
     "Migrated",
     "Moved",
     "NotDecodable",
