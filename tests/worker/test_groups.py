@@ -294,17 +294,19 @@ def test_async_payloads_are_sent_without_blocking_the_loop(started, shared, coun
 def test_a_coroutine_that_is_cancelled_leaves_no_callback_that_waits(make, shared):
     worker = make(shared)
 
-    async def payloads() -> AsyncIterator[int]:
-        for n in range(1500):
-            yield n
-        await asyncio.sleep(60)
-
     async def send() -> None:
+        has_stored = asyncio.Event()
+
+        async def payloads() -> AsyncIterator[int]:
+            for n in range(1500):
+                yield n
+            has_stored.set()  # the first thousand
+            await asyncio.Event().wait()
+
         sending = asyncio.create_task(
             Group(payloads(), task="n", then=Link("then", task="then")).asend(worker)
         )
-        while not worker.jobs(state="pending"):
-            await asyncio.sleep(0)
+        await has_stored.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending

@@ -154,6 +154,7 @@ class Outcome(Struct):
     drained: bool = False  # nothing due that is known was left waiting in the queues of `take`
     left_pending: bool = False  # new jobs that are due at once were left for a claim
     next_delay_s: float | None = None  # of the new jobs that are not due yet, the soonest
+    left_ends: bool = False  # so many wait for a job that has ended that the rest is told later (clockwork)
     # The drafts of which a job was there already (Unique), or whose group takes no more.
     found: set[int] = field(default_factory=set[int])
 

@@ -6,6 +6,7 @@ from dutiful.config import Keep
 from dutiful.job import JobId, State
 from dutiful.store.contract import Draft, Special, Store
 from dutiful.store.special import clockwork
+from dutiful.store.special.release import FOLLOWERS_AT_ONCE
 from dutiful.testing.tools import Hooks, ack, draft, ids_of, one, put, state_of, step, take
 
 HOUR_S = 3600.0
@@ -220,12 +221,21 @@ class ChainContract(Hooks):
         outcome = step(store, drafts=[*bound, draft("3")], buffer=4)
         assert [len(ids) for ids in outcome.stored] == [1, 1, 0]
 
-    def test_one_job_can_be_followed_by_many(self, store: Store) -> None:
+    @pytest.mark.parametrize("keep_completed", [True, False])
+    def test_one_job_can_be_followed_by_many(self, store: Store, *, keep_completed: bool) -> None:
+        """More than one step has room for: the rest is told as soon as somebody looks."""
         owner = store.join("w", ["default"], 8, None)
+        count = 2 * FOLLOWERS_AT_ONCE + 1
         _first, *rest = put(
-            store, draft(special=Special()), draft(*map(str, range(300)), special=Special(after=(-1,)))
+            store, draft(special=Special()), draft(*map(str, range(count)), special=Special(after=(-1,)))
         )
         (claim,) = take(store, owner)
-        step(store, acks=[ack(claim)])
+        outcome = step(store, completed=[(claim.id, claim.attempt)], keep_completed=keep_completed)
+        assert outcome.left_ends == keep_completed
+        looks = 0
+        while outcome.left_ends and store.counts().by_state[State.BLOCKED]:
+            _tend(store)
+            looks += 1
 
-        assert ids_of(take(store, owner, 400)) == rest
+        assert looks == (2 if keep_completed else 0)
+        assert ids_of(take(store, owner, 2 * count)) == rest

@@ -11,6 +11,11 @@ from dutiful.store.special import gates
 # Not `= 'blocked'`: that would offer the index job_blocked, to read all of it (see postgres_step.OWNED).
 _WAITS = "state IN ('blocked', '-') AND held IN ('after', 'group')"
 
+FOLLOWERS_AT_ONCE = 2000  # some tens of ms of the write lock
+_NO_LIMIT = 2**62
+# By index after_open.
+_OPEN = "SELECT parent_id, job_id FROM {after} WHERE parent_id IN {ids} AND outcome IS NULL LIMIT ?"
+
 
 def has_followers(sql: Sql) -> bool:
     """Whether any job waits for another. By index after_open; one step, whatever the answer."""
@@ -60,7 +65,7 @@ def settle_ends(turn: gates.Turn, ids: Collection[JobId]) -> None:
     """Settle such jobs; another who waits for their rows finds that it is done."""
     if ids:
         turn.sql.change("UPDATE {job} SET held = NULL WHERE id IN {ids} AND held = 'end'", sorted(ids))
-        settle(turn, ids)
+        settle(turn, ids)  # which may leave a rest
 
 
 def _tell_followers(turn: gates.Turn, parents: Sequence[JobId]) -> list[JobId]:
@@ -70,18 +75,22 @@ def _tell_followers(turn: gates.Turn, parents: Sequence[JobId]) -> list[JobId]:
     A statement for all of a kind, never one for each: a job may follow a hundred thousand, and as many it.
     """
     sql = turn.sql
-    open_rows = sql.rows(  # by index after_open
-        "SELECT parent_id, job_id FROM {after} WHERE parent_id IN {ids} AND outcome IS NULL", list(parents)
-    )
+    open_rows = sql.rows(_OPEN, list(parents), FOLLOWERS_AT_ONCE + 1)
     if not open_rows:
         return []
-    outcomes = _outcomes(sql, sorted({row[0] for row in open_rows}))
-    failed = {parent for parent, outcome in outcomes.items() if outcome != State.COMPLETED}
-    waiting, cancelled = _heedful(sql, sorted({row[1] for row in open_rows if row[0] in failed}))
+    are_all = len(open_rows) <= FOLLOWERS_AT_ONCE
+    outcomes = _outcomes(sql, sorted({row[0] for row in open_rows}) if are_all else sorted(parents))
+    failed = sorted(parent for parent, outcome in outcomes.items() if outcome != State.COMPLETED)
+    if failed and not are_all:
+        open_rows = sql.rows(_OPEN, failed, _NO_LIMIT)
+    waiting, cancelled = _heedful(sql, sorted({row[1] for row in open_rows if row[0] in set(failed)}))
     told: Counter[JobId] = Counter()
     for outcome in sorted(set(outcomes.values())):
         its = sorted(parent for parent, state in outcomes.items() if state == outcome)
-        told.update(_note(sql, its, outcome, [] if outcome == State.COMPLETED else waiting))
+        if outcome == State.COMPLETED and not are_all:
+            told.update(_note_some(turn, its))
+        else:
+            told.update(_note(sql, its, outcome, [] if outcome == State.COMPLETED else waiting))
     _count_down(sql, told)
     if cancelled:
         cancel(sql, cancelled)
@@ -123,6 +132,40 @@ def _note(sql: Sql, parents: list[JobId], outcome: State, but: list[JobId]) -> l
             but,
         )
     ]
+
+
+def _note_some(turn: gates.Turn, parents: list[JobId]) -> list[JobId]:
+    """
+    Write that these have completed for some of the many that wait for them; return whom it was told.
+
+    The rest is left for later steps (`settle_ends`), so that nobody waits long for this one.
+    """
+    sql = turn.sql
+    told = [
+        row[0]
+        for row in sql.rows(
+            "UPDATE {after} SET outcome = 'completed',"
+            " result = (SELECT result FROM {job} WHERE id = parent_id)"
+            f" WHERE (parent_id, job_id) IN ({_OPEN}) RETURNING job_id",
+            parents,
+            FOLLOWERS_AT_ONCE,
+        )
+    ]
+    turn.leaves_rest = bool(
+        sql.change(
+            "UPDATE {job} SET held = 'end' WHERE id IN {ids}"
+            " AND EXISTS (SELECT 1 FROM {after} WHERE parent_id = id AND outcome IS NULL)",
+            parents,
+        )
+    )
+    there = {row[0] for row in sql.rows("SELECT id FROM {job} WHERE id IN {ids}", parents)}
+    gone = [parent for parent in parents if parent not in there]  # nothing is left of them to come back to
+    return told + _note(sql, gone, State.COMPLETED, [])
+
+
+def has_rest(look: Sql, ends: list[JobId]) -> bool:
+    """Whether one step is not enough to settle these."""
+    return bool(ends) and len(look.rows(_OPEN, ends, FOLLOWERS_AT_ONCE + 1)) > FOLLOWERS_AT_ONCE
 
 
 def _count_down(sql: Sql, told: Counter[JobId]) -> None:
