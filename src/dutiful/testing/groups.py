@@ -153,6 +153,25 @@ class GroupContract(Hooks):
         assert ids_of(take(store, owner)) == [callback]
         assert results(store, callback) == [("completed", "1"), ("completed", "2")]
 
+    def test_members_that_end_all_at_once_are_not_pruned_before_their_results_are_told(
+        self, store: Store
+    ) -> None:
+        owner = store.join("w", ["default"], 8, None)
+        count = FOLLOWERS_AT_ONCE + 10
+        (callback,) = put(store, CALLBACK)
+        put(store, members(callback, *["1"] * count))
+        step(store, drafts=[closing(callback)])
+        claims = take(store, owner, count)
+        assert len(claims) == count
+        step(store, acks=[ack(claim, result=claim.payload) for claim in claims])
+        self.pass_time(store, 1)
+
+        assert store.prune(Keep(count=0), limit=count) == FOLLOWERS_AT_ONCE
+        _tend(store)
+
+        assert results(store, callback) == [("completed", "1")] * count
+        assert ids_of(take(store, owner)) == [callback]
+
     def test_members_of_a_cancelled_predecessor_are_cancelled_with_their_callback(self, store: Store) -> None:
         (parent,) = put(store, draft())
         store.edit([parent], "cancel")
