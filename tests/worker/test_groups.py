@@ -391,3 +391,16 @@ def _sum(seen):
         seen.add(sum(ctx.after))
 
     return then
+
+
+def test_the_closing_and_the_last_members_end_at_once(started, shared, seen, monkeypatch):
+    """In steps of one member each, while workers finish them: whoever is last lets the callback go, once."""
+    monkeypatch.setattr(flows, "CHUNK_S", 0.0)
+    started(shared, handlers={"n": lambda n: n, "then": seen.add}, concurrency=2)
+    sender = started(shared, handlers={"n": lambda n: n, "then": seen.add}, concurrency=2)
+
+    groups = [Group(range(2), task="n", then=Link(at, task="then")).send(sender) for at in range(60)]
+
+    records = [finished(group) for group in groups]
+    assert sorted(seen.all) == list(range(60))
+    assert {(record.state, record.attempt) for record in records} == {(State.COMPLETED, 1)}
