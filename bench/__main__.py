@@ -17,6 +17,7 @@ ALL = (
     "latency",
     "rescue",
     "keys",
+    "groups",
     "importtime",
     "peers",
     "postgres",

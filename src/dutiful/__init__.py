@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         DutifulError,
         EventTimeout,
         ForkedProcess,
+        GroupGone,
         JobError,
         JobFailed,
         JobNotFound,
@@ -43,9 +44,11 @@ if TYPE_CHECKING:
         WorkerStopped,
         WrongState,
     )
+    from dutiful.flows import Chain, ChainJob, Group, GroupJob
     from dutiful.handle import Job, Jobs
     from dutiful.handler import Handler
     from dutiful.job import AttemptError, Cancel, Discard, Progress, Record, Snooze, State
+    from dutiful.link import Link
     from dutiful.middleware import Call, CallJob
     from dutiful.relocation import Migrated, Moved, give_up_move, migrate, migration_sql, move
     from dutiful.schedules import Schedule, ScheduleOptions
@@ -66,6 +69,8 @@ _HOMES = {
     "Call": "dutiful.middleware",
     "CallJob": "dutiful.middleware",
     "Cancel": "dutiful.job",
+    "Chain": "dutiful.flows",
+    "ChainJob": "dutiful.flows",
     "ConfigError": "dutiful.errors",
     "Context": "dutiful.context",
     "Counts": "dutiful.store.contract",
@@ -73,6 +78,9 @@ _HOMES = {
     "DutifulError": "dutiful.errors",
     "EventTimeout": "dutiful.errors",
     "ForkedProcess": "dutiful.errors",
+    "Group": "dutiful.flows",
+    "GroupGone": "dutiful.errors",
+    "GroupJob": "dutiful.flows",
     "Handler": "dutiful.handler",
     "Job": "dutiful.handle",
     "JobError": "dutiful.errors",
@@ -86,6 +94,7 @@ _HOMES = {
     "Jobs": "dutiful.handle",
     "Keep": "dutiful.config",
     "LeaseLost": "dutiful.errors",
+    "Link": "dutiful.link",
     "Migrated": "dutiful.relocation",
     "Moved": "dutiful.relocation",
     "NotDecodable": "dutiful.errors",
@@ -130,6 +139,8 @@ __all__ = [
     "Call",
     "CallJob",
     "Cancel",
+    "Chain",
+    "ChainJob",
     "ConfigError",
     "Context",
     "Counts",
@@ -138,6 +149,9 @@ __all__ = [
     "DutifulError",
     "EventTimeout",
     "ForkedProcess",
+    "Group",
+    "GroupGone",
+    "GroupJob",
     "Handler",
     "Job",
     "JobError",
@@ -149,6 +163,7 @@ __all__ = [
     "Keep",
     "LeaseLost",
     "Limit",
+    "Link",
     "Migrated",
     "Moved",
     "NotDecodable",

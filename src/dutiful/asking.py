@@ -139,7 +139,7 @@ class Asking:
         self._expires_s, self._expires_at = _expiry(options.get("expires"))
         deadline = options.get("deadline")
         self._deadline_s = None if deadline is None else seconds("deadline", deadline)
-        self._after = _ids(options.get("after"))
+        self.after = _ids(options.get("after"))
         self._on_dead: Any = options.get("on_dead", "cancel")
         _one_of("on_dead", self._on_dead, ("cancel", "run", "wait"))
         self._on_failure = options.get("on_failure", "hold")
@@ -165,7 +165,7 @@ class Asking:
             per_s=0.0 if limit is None else limit.per_s,
             burst=1 if limit is None else limit.burst,
             unique=None if self._unique is None else self._unique.stored(task, payload, text),
-            after=self._after,
+            after=self.after,
             on_dead=self._on_dead,
             headers=self._headers,
         )
@@ -205,7 +205,7 @@ def _ids(after: Any) -> tuple[JobId, ...]:
         return ()
     jobs: Iterable[Any] = after if hasattr(after, "__iter__") else [after]
     ids = tuple(dict.fromkeys(job if isinstance(job, int) else getattr(job, "id", None) for job in jobs))
-    if not all(isinstance(job_id, int) and not isinstance(job_id, bool) for job_id in ids):
+    if not all(isinstance(job_id, int) and not isinstance(job_id, bool) and job_id >= 0 for job_id in ids):
         raise ConfigError(f"after is {after!r}; it must be a job, or several. Nothing was stored.")
     if len(ids) > AFTER_JOBS_MAX:
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +13,7 @@ import msgspec
 
 from dutiful.errors import ConfigError, LeaseLost
 from dutiful.job import Claim, JobId, Progress
-from dutiful.payload import decode_plain
+from dutiful.results import Results
 from dutiful.steps import Steps
 from dutiful.steps import in_thread as _in_thread
 from dutiful.store.contract import Draft, Store
@@ -85,7 +85,7 @@ class Context:
         self._claim = claim
         self._desk = desk
         self._signal = threading.Event()
-        self._after: tuple[Any, ...] | None = None
+        self._after: Sequence[Any] | None = None
         self._progress: Progress | None = None  # what is not written yet
         self._has_opened = False
         self.is_completed = False
@@ -118,26 +118,17 @@ class Context:
         return {} if self._claim.extra is None else extras.read(self._claim.extra).headers
 
     @property
-    def after(self) -> tuple[Any, ...]:
+    def after(self) -> Sequence[Any]:
         """
         The results of the jobs that this one was sent `after=`, in that order, as plain JSON values.
 
-        None for one that returned nothing, did not complete, or had been deleted before.
+        None for one that returned nothing, did not complete, or had been deleted before. They are read
+        a page at a time as you iterate, so that those of a large group need not fit into memory.
         """
         if self._after is None:
             follows = self._claim.extra is not None and extras.read(self._claim.extra).follows
-            self._after = self._read_after() if follows else ()
+            self._after = Results(self._desk.store, self._claim.id) if follows else ()
         return self._after
-
-    def _read_after(self) -> tuple[Any, ...]:
-        with self._desk.store.sql_look() as look:
-            rows = look.rows(  # by index after_job
-                "SELECT outcome, result FROM {after} WHERE job_id = ? ORDER BY place", self._claim.id
-            )
-        return tuple(
-            decode_plain(result) if outcome == "completed" and result is not None else None
-            for outcome, result in rows
-        )
 
     @property
     def cancelled(self) -> bool:

@@ -347,6 +347,20 @@ class DuplicateJob(DutifulError):
         )
 
 
+class GroupGone(JobError):
+    """
+    `Group.send()`: the group was cancelled or deleted meanwhile, or given up after an hour without members.
+
+    Those of its members that `stored` counts are stored, and will run; its callback will not.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"the group of job {self.job_id} takes no more members: it was cancelled or deleted, or nothing "
+            "came for an hour; its callback will not run. Send it again as a new group."
+        )
+
+
 class BufferFull(DutifulError):
     """
     `send()`: no room within `timeout`. Nothing was stored; repeat later.

@@ -13,6 +13,7 @@ import msgspec
 from dutiful.asking import NAMES, NOTHING, Asking, HasId, Limit, Unique
 from dutiful.config import Config
 from dutiful.errors import BufferFull, ConfigError
+from dutiful.job import JobId
 from dutiful.payload import check_name, encode
 from dutiful.registry import Registry
 from dutiful.store.committer import Committer
@@ -100,6 +101,11 @@ class Sending:
                 )
         if delay is not None and self.run_at is not None:
             raise ConfigError("delay= and run_at= were both given; use one. Nothing was stored.")
+
+    @property
+    def after(self) -> tuple[JobId, ...]:
+        """The jobs that it waits for."""
+        return () if self._asking is None else self._asking.after
 
     def draft(self, task: str, payloads: list[str]) -> Draft:
         """Return the draft of jobs with these options."""
@@ -265,7 +271,9 @@ def _unknown(options: SendOptions) -> str:
 
 
 def _rest(drafts: list[Draft], stored: list[range]) -> list[Draft]:
-    """Return what of the drafts is not stored yet."""
+    """Return what of the drafts is not stored yet; if they are bound, it is all of them or none."""
+    if drafts[-1].bound:
+        return [] if any(stored) else drafts
     rest: list[Draft] = []
     for draft, ids in zip(drafts, stored, strict=True):
         if len(ids) < len(draft.payloads):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from dutiful.errors import ConfigError
+from dutiful.link import Link
 from dutiful.signature import asks_of, signature_of
 
 P = ParamSpec("P")
@@ -93,6 +94,15 @@ class Task(Generic[P, R, J]):
         """`send`, without blocking the event loop; same promise, same errors."""
         payload = self._payload(args, kwargs)
         return await self._sender.asend(payload, task=self.task, **self._options)
+
+    def link(self, *args: P.args, **kwargs: P.kwargs) -> Link:
+        """
+        Return what `send` would store, for a `Chain` or a `Group`.
+
+        Raises:
+            TypeError: The arguments do not fit the function.
+        """
+        return Link(self._payload(args, kwargs), task=self.task, **self._options)
 
     def using(self, **options: Any) -> "Task[P, R, J]":
         """

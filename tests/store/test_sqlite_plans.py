@@ -18,7 +18,8 @@ from dutiful.config import Keep
 from dutiful.job import Ack, ErrorInfo, State
 from dutiful.store import sqlite_look, sqlite_step, sqlite_upkeep
 from dutiful.store.contract import Draft, Outcome, Query, Special, Take, Unique, Work
-from dutiful.store.special import clockwork
+from dutiful.store.special import clockwork, groups
+from dutiful.store.special.release import FOLLOWERS_AT_ONCE
 from dutiful.store.sqlite import SqliteStore
 from tests.store import inside
 
@@ -122,6 +123,7 @@ TRACED = [
     ("send with both", lambda s: _send(s, Special(key="k", pool="p", pool_size=2)), {LANE, POOL, PK}),
     ("send a unique one", lambda s: _send(s, Special(unique=ONCE), twice=True), {UNIQUE, PK}),
     ("send after others", lambda s: _send(s, Special(after=(1, 2))), {PK}),
+    ("send a group", lambda s: _group(s), {CLAIM, PK}),  # noqa: PLW0108  # defined below
     ("tend", lambda s: _tend(s), {EXPIRES, BLOCKED, END, LANE, POOL, PK}),  # noqa: PLW0108  # defined below
     ("a whole life", lambda s: _live(s), {CLAIM, LANE, POOL, PK}),  # noqa: PLW0108  # defined below
 ]
@@ -131,6 +133,20 @@ ONCE = Unique("u", (State.PENDING, State.BLOCKED, State.RUNNING))
 def _send(store, special, *, twice: bool = False) -> None:
     for _ in range(1 + twice):
         _step(store, drafts=[Draft("t", "special", ["1"], special=special)])
+
+
+def _group(store) -> None:
+    """In several steps, and with more members than one step tells of their end."""
+    (ids,) = _step(store, drafts=[Draft("t", "group", ["1"], special=Special(gathers=True))]).stored
+    owner = store.join("g", ["group"], 9)
+    member = Special(member_of=ids[0])
+    _step(store, drafts=[Draft("t", "group", ["1"] * (FOLLOWERS_AT_ONCE + 1), special=member)])
+    _step(store, drafts=[Draft("t", "group", [], special=Special(closes=ids[0]))])
+    claims = _step(store, take=Take(owner, ("group",), FOLLOWERS_AT_ONCE + 1)).claims
+    _step(store, acks=[Ack(claim.id, 1, State.COMPLETED, 0, 0) for claim in claims])
+    with store.sql_look() as look:
+        groups.progress(look, ids[0])
+        groups.members(look, ids[0], -1, 9, unfinished=True)
 
 
 def _tend(store) -> None:

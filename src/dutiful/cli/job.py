@@ -22,6 +22,7 @@ examples:
 With --json, a payload or result that is no JSON is in payload_text or result_text."""
 _WAITS_FOR = {
     "after": "the jobs that it was sent after",
+    "group": "the rest of its group, which is still being sent",
     "key": "an earlier job of its key",
     "pool": "its limit",
     "end": "nothing; its completion is still to be told to those that wait for it",

@@ -26,7 +26,7 @@ examples:
   dutiful jobs jobs.db --all --json | jq .id       all of them, a line each
 
 Payloads and results are shown by `dutiful job` alone: they may be private."""
-_BEHIND = {"after": "other jobs", "key": "its key", "pool": "its limit"}
+_BEHIND = {"after": "other jobs", "group": "the rest of its group", "key": "its key", "pool": "its limit"}
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,8 @@ from dutiful.core.retry import Retry
 from dutiful.core.schedule import Cron, Schedule
 from dutiful.errors import AlreadyStarted, ConfigError
 from dutiful.events import Event, checked_listener, kinds_of
+from dutiful.front.flows import Flows
 from dutiful.front.looking import Looking
-from dutiful.front.sender import Sender
 from dutiful.handle import Job
 from dutiful.handler import made_of
 from dutiful.middleware import Middleware, checked_middleware
@@ -28,7 +28,7 @@ M = TypeVar("M", bound=Middleware)
 H = TypeVar("H", bound=Callable[[], Mapping[str, str]])
 
 
-class Registering(Sender, Looking):
+class Registering(Flows, Looking):
     """What tells a worker how to handle its jobs, and when to send some by itself."""
 
     @property

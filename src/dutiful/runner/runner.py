@@ -285,6 +285,8 @@ class Runner:
             self._receive(outcome.claims)
         if outcome.late:
             self._outcomes.tell_late(outcome.late)
+        if outcome.left_ends and self._upkeep is not None:
+            self._upkeep.call(self._tending, time.monotonic())
         if outcome.unknown:
             self._parking.meet(outcome.unknown)
         if outcome.next_delay_s is not None and self._alarm.set(time.monotonic() + outcome.next_delay_s):

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from dutiful.errors import ConfigError, DuplicateJob, StoreError, StoreUnknown
+from dutiful.errors import ConfigError, DuplicateJob, GroupGone, StoreError, StoreUnknown
 from dutiful.job import FINISHED, Ack, Claim, JobId
 from dutiful.store.contract import Draft, Outcome, Store, Take, Work
 
@@ -125,6 +125,7 @@ class Sending:
 
         Raises:
             StoreError: They are not stored. DuplicateJob: One is not, as there is one already.
+        GroupGone: Some are not, as their group takes no more.
         """
         if self.error is None:
             if self.found:
@@ -587,9 +588,12 @@ def raise_duplicates(drafts: Sequence[Draft], found: set[int], stored: Sequence[
     """
     Raises:
         DuplicateJob: One of the drafts that met a job already there asked for that.
+        GroupGone: One is of a group that takes no more.
     """
     for at in sorted(found):
         special = drafts[at].special
+        if special is not None and (group := special.member_of or special.closes):
+            raise GroupGone(group)
         if special is not None and special.unique is not None and special.unique.on_conflict == "raise":
             raise DuplicateJob(stored[at].start, drafts[at].task)
 

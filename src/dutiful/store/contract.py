@@ -55,6 +55,11 @@ class Special(Struct, frozen=True):
         after: They wait until these jobs have finished.
         on_dead: What becomes of them when one of those did not complete.
         headers: What travels with the job: trace context and the like.
+        gathers: It waits for the members of a group, which come after it, until that is closed.
+        member_of: The job that waits for them as the members of its group.
+        closes: Nothing is stored: the group that this job waits for is complete. The rest is that job's.
+
+    In `after`, `member_of` and `closes`, -n is the job of the draft n places before this one in its step.
     """
 
     expires_s: float | None = None
@@ -70,6 +75,9 @@ class Special(Struct, frozen=True):
     after: tuple[JobId, ...] = ()
     on_dead: Literal["cancel", "run", "wait"] = "cancel"
     headers: dict[str, str] = field(default_factory=dict[str, str])
+    gathers: bool = False
+    member_of: JobId = 0
+    closes: JobId = 0
 
 
 class Draft(Struct, frozen=True):
@@ -78,7 +86,8 @@ class Draft(Struct, frozen=True):
 
     At most one of `delay_s` and `run_at` (an instant, ms) is given; with neither the
     jobs are due at once. With `only_if`, the (id, attempt) of an ack of the same step, they are
-    stored if that applies, and left out if it is late.
+    stored if that applies, and left out if it is late. If it is `bound`, it is stored together with
+    the draft before it, all of both, or not at all.
     """
 
     task: str
@@ -89,6 +98,7 @@ class Draft(Struct, frozen=True):
     run_at: int | None = None
     special: Special | None = None
     only_if: tuple[JobId, int] | None = None
+    bound: bool = False
 
     @property
     def due_at_once(self) -> bool:
@@ -146,7 +156,9 @@ class Outcome(Struct):
     left_pending: bool = False  # new jobs that are due at once were left for a claim
     has_rung: bool = False  # the step has told other processes already, so `ring` need not
     next_delay_s: float | None = None  # of the new jobs that are not due yet, the soonest
-    found: set[int] = field(default_factory=set[int])  # the drafts of which a job was there already (Unique)
+    left_ends: bool = False  # so many wait for a job that has ended that the rest is told later (clockwork)
+    # The drafts of which a job was there already (Unique), or whose group takes no more.
+    found: set[int] = field(default_factory=set[int])
 
 
 class WorkerInfo(Struct, frozen=True):
@@ -219,8 +231,9 @@ class Sql(Protocol):
 
     A statement has `?` for each value, and these names in braces: the tables {job}, {error},
     {worker}, {meta}, {after}, {pool}, {step}, {event}, {schedule} and {pause}; {ids} and {names}, a
-    list of numbers or texts given as one value, as in `id IN {ids}`; {lock}, which keeps the rows that
-    were read from changing until the transaction ends.
+    list of numbers or texts given as one value, as in `id IN {ids}`; {texts}, as a table with the columns
+    `at`, from 0, and `value`, a list of texts given as its JSON; {lock}, which keeps the rows that were
+    read from changing until the transaction ends.
     """
 
     @property

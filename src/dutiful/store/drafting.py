@@ -22,13 +22,25 @@ def may_hand(draft: Draft, wish: Take) -> bool:
 
 
 def fitting(work: Work, room: int) -> list[Draft]:
-    """Return as much of the drafts as there is room for, in order."""
+    """Return as much of the drafts as there is room for, in order; of those that are bound, all or none."""
     fitting: list[Draft] = []
-    for at, draft in enumerate(work.drafts):
-        count = len(draft.payloads)
-        fitting.append(draft if count <= room or at < work.exempt else part(draft, 0, max(room, 0)))
+    for run in _runs(work.drafts):
+        count = sum(len(draft.payloads) for draft in run)
+        if count <= room or len(fitting) < work.exempt:
+            fitting += run
+        else:
+            fitting += [part(draft, 0, max(room, 0) if len(run) == 1 else 0) for draft in run]
         room -= count
     return fitting
+
+
+def _runs(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
+    """Split drafts into those that are stored together or not at all."""
+    start = 0
+    for at in range(1, len(drafts) + 1):
+        if at == len(drafts) or not drafts[at].bound:
+            yield drafts[start:at]
+            start = at
 
 
 def standing(drafts: Sequence[Draft], late: Sequence[tuple[JobId, int]]) -> Sequence[Draft]:

@@ -17,8 +17,13 @@ _LOCKS = 1024
 _NEW_IDS = (
     "UPDATE dutiful.meta SET value = (value::bigint + %s)::text WHERE key = 'next_id' RETURNING value::bigint"
 )
-_IDS = "(SELECT unnest(%s::bigint[]))"
+# Not a sub-select, which the planner may turn into a join (see postgres_step).
+_IDS = {"IN {ids}": "= ANY (%s::bigint[])", "NOT IN {ids}": "<> ALL (%s::bigint[])"}
 _NAMES = "(SELECT unnest(%s::text[]))"
+_TEXTS = (
+    "(SELECT ord - 1 AS at, text AS value"
+    " FROM json_array_elements_text(%s::json) WITH ORDINALITY AS listed (text, ord))"
+)
 
 
 class PostgresSql:
@@ -55,10 +60,10 @@ def _ours(statement: str) -> str:
         word = found[1]
         if word == "?":
             return "%s"
-        lists = {"{ids}": _IDS, "{names}": _NAMES, "{lock}": "FOR UPDATE"}
+        lists = {**_IDS, "{names}": _NAMES, "{texts}": _TEXTS, "{lock}": "FOR UPDATE"}
         return lists.get(word) or f"dutiful.{word[1:-1]}"
 
-    return re.sub(r"(\?|\{\w+\})", named, statement)
+    return re.sub(r"(\?|(?:(?:NOT )?IN )?\{ids\}|\{\w+\})", named, statement)
 
 
 def _plain(value: Any) -> object:

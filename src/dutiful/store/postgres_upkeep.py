@@ -137,6 +137,7 @@ WITH gone AS (
     DELETE FROM dutiful.job WHERE id = ANY (ARRAY (
         SELECT id FROM dutiful.job
          WHERE state IN ('completed', 'cancelled') AND (finished_at, id) <= (%s::bigint, %s::bigint)
+           AND held IS NULL  -- or its followers are still to be told, and to have its result
          ORDER BY finished_at, id LIMIT %s FOR UPDATE SKIP LOCKED))
     RETURNING id
 ), forgotten AS (

@@ -11,6 +11,7 @@ from dutiful.job import JobId
 from dutiful.store.sqlite_step import reserve_ids
 
 _LIST = "(SELECT value FROM json_each(?))"
+_TEXTS = "(SELECT key AS at, value FROM json_each(?))"
 
 
 class SqliteSql:
@@ -44,6 +45,8 @@ def _ours(statement: str) -> str:
         name = found[1]
         if name in ("ids", "names"):
             return _LIST
+        if name == "texts":
+            return _TEXTS
         return "" if name == "lock" else f"dutiful_{name}"
 
     return re.sub(r"\{(\w+)\}", named, statement)

@@ -205,10 +205,14 @@ def _which(db: sqlite3.Connection, ids: Sequence[JobId], condition: str) -> list
 
 
 def prune(db: sqlite3.Connection, before: tuple[int, JobId], limit: int, now: int) -> int:
-    """Delete up to `limit` finished jobs, oldest first. By index dutiful_job_finished."""
+    """
+    Delete up to `limit` finished jobs, oldest first. By index dutiful_job_finished.
+
+    Not those whose followers are still to be told: they are to have the results.
+    """
     ids = db.execute(
         "SELECT json_group_array(id) FROM (SELECT id FROM dutiful_job"
-        " WHERE state IN ('completed', 'cancelled') AND (finished_at, id) <= (?, ?)"
+        " WHERE state IN ('completed', 'cancelled') AND (finished_at, id) <= (?, ?) AND held IS NULL"
         " ORDER BY finished_at, id LIMIT ?)",
         (*before, limit),
     ).fetchone()[0]

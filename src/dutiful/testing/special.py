@@ -5,6 +5,7 @@ import pytest
 from dutiful.job import JobId, State
 from dutiful.store.contract import Owner, Special, Store, Unique
 from dutiful.store.special import clockwork
+from dutiful.testing.groups import ChainContract, GroupContract
 from dutiful.testing.once import OnceContract
 from dutiful.testing.periodic import PauseContract, ScheduleContract
 from dutiful.testing.tools import Hooks, ack, draft, ids_of, one, put, state_of, step, take
@@ -359,6 +360,8 @@ class SpecialContract(
     UniqueContract,
     ExpiryContract,
     AfterContract,
+    GroupContract,
+    ChainContract,
     OnceContract,
     ScheduleContract,
     PauseContract,

@@ -7,7 +7,7 @@ from msgspec import Struct
 from dutiful.job import JobId
 from dutiful.store.contract import Sql, Store
 from dutiful.store.special import gates
-from dutiful.store.special.release import ends, settle_ends
+from dutiful.store.special.release import ends, has_rest, settle_ends
 from dutiful.store.special.start import expire
 
 AT_ONCE = 500  # a few ms of the write lock
@@ -40,7 +40,9 @@ def look(look: Sql, since: int) -> Found:
     if look.now < since:  # the clock was set back, and the instants in the store with it
         since = 0
     lanes, pools = _come_back(look, since - OVERLAP_MS)
-    return Found(look.now, _next_s(look), _to_expire(look), ends(look), lanes, pools)
+    late, ended = _to_expire(look), ends(look)
+    is_all = len(late) < AT_ONCE and len(ended) < AT_ONCE and not has_rest(look, ended)
+    return Found(look.now, _next_s(look) if is_all else 0.0, late, ended, lanes, pools)
 
 
 def _next_s(look: Sql) -> float | None:

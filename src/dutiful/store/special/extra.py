@@ -15,7 +15,8 @@ class Extra(Struct, frozen=True, omit_defaults=True):
         left_s: Filled in at the claim: seconds until then.
         key_skips: While it waits for a retry, the next of its key may run.
         frees_at_start: Its unique key stands in nobody's way once it has started.
-        follows: It has waited for other jobs (`after`).
+        follows: It has waited for other jobs (`after`), or for those of a group.
+        members: How many those of its group are; -1: they are not all there yet.
         on_dead: What becomes of it when one of those did not complete.
         headers: What travels with the job.
     """
@@ -25,6 +26,7 @@ class Extra(Struct, frozen=True, omit_defaults=True):
     key_skips: bool = False
     frees_at_start: bool = False
     follows: bool = False
+    members: int | None = None
     on_dead: str = "cancel"
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -50,7 +52,8 @@ def of(special: Special, now: int) -> Extra:
         deadline_at=None if special.deadline_s is None else now + round(special.deadline_s * 1000),
         key_skips=special.key_skips,
         frees_at_start=unique is not None and "running" not in unique.states,
-        follows=bool(special.after),
+        follows=bool(special.after) or special.gathers,
+        members=-1 if special.gathers else None,
         on_dead=special.on_dead,
         headers=special.headers,
     )

@@ -45,6 +45,7 @@ class Turn:
         self._limits: dict[str, Special] = {}
         self._moved = False
         self._next_at: int | None = None
+        self.leaves_rest = False  # more than one step is to do follows from a job's end
 
     def look_at(self, lane: str | None, pool: str | None) -> None:
         """Somebody has come to these gates, or gone."""
@@ -92,6 +93,7 @@ class Turn:
         """Do so as a part of a step, and say there who is to look for them, and when."""
         if self.finish():
             outcome.left_pending = True
+        outcome.left_ends = outcome.left_ends or self.leaves_rest
         if self._next_at is not None:
             delay_s = (self._next_at - self.sql.now) / 1000
             outcome.next_delay_s = min(delay_s, outcome.next_delay_s or delay_s)

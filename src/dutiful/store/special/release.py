@@ -2,12 +2,19 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from dutiful.job import FINISHED, JobId
+from dutiful.job import FINISHED, JobId, State
 from dutiful.store.contract import Sql
 from dutiful.store.special import extra as extras
 from dutiful.store.special import gates
+
+# Not `= 'blocked'`: that would offer the index job_blocked, to read all of it (see postgres_step.OWNED).
+_WAITS = "state IN ('blocked', '-') AND held IN ('after', 'group')"
+
+FOLLOWERS_AT_ONCE = 2000  # some tens of ms of the write lock
+_NO_LIMIT = 2**62
+# By index after_open.
+_OPEN = "SELECT parent_id, job_id FROM {after} WHERE parent_id IN {ids} AND outcome IS NULL LIMIT ?"
 
 
 def has_followers(sql: Sql) -> bool:
@@ -58,80 +65,141 @@ def settle_ends(turn: gates.Turn, ids: Collection[JobId]) -> None:
     """Settle such jobs; another who waits for their rows finds that it is done."""
     if ids:
         turn.sql.change("UPDATE {job} SET held = NULL WHERE id IN {ids} AND held = 'end'", sorted(ids))
-        settle(turn, ids)
-
-
-def _pass_on(sql: Sql, job_id: JobId, held: str | None) -> None:
-    if held is None:
-        gates.let_through(sql, [job_id])
-    else:
-        sql.change("UPDATE {job} SET held = ? WHERE id = ?", held, job_id)
+        settle(turn, ids)  # which may leave a rest
 
 
 def _tell_followers(turn: gates.Turn, parents: Sequence[JobId]) -> list[JobId]:
-    """Send on who follows no open job any more; return who was cancelled with a parent."""
+    """
+    Send on who follows no open job any more; return who was cancelled with a parent.
+
+    A statement for all of a kind, never one for each: a job may follow a hundred thousand, and as many it.
+    """
     sql = turn.sql
-    open_rows = sql.rows(
-        "SELECT parent_id, job_id FROM {after} WHERE parent_id IN {ids} AND outcome IS NULL", list(parents)
-    )
+    open_rows = sql.rows(_OPEN, list(parents), FOLLOWERS_AT_ONCE + 1)
     if not open_rows:
         return []
-    known = {
-        row[0]: (row[1], row[2])
-        for row in sql.rows(
-            "SELECT id, state, result FROM {job} WHERE id IN {ids}", sorted({row[0] for row in open_rows})
-        )
-    }
-    children = {
-        row[0]: row
-        for row in sql.rows(
-            "SELECT id, extra, lane, pool, due_at FROM {job}"
-            " WHERE id IN {ids} AND state = 'blocked' AND held = 'after' ORDER BY id {lock}",
-            sorted({row[1] for row in open_rows}),
-        )
-    }
+    are_all = len(open_rows) <= FOLLOWERS_AT_ONCE
+    outcomes = _outcomes(sql, sorted({row[0] for row in open_rows}) if are_all else sorted(parents))
+    failed = sorted(parent for parent, outcome in outcomes.items() if outcome != State.COMPLETED)
+    if failed and not are_all:
+        open_rows = sql.rows(_OPEN, failed, _NO_LIMIT)
+    waiting, cancelled = _heedful(sql, sorted({row[1] for row in open_rows if row[0] in set(failed)}))
     told: Counter[JobId] = Counter()
-    cancelled: set[JobId] = set()
-    for parent, job_id in open_rows:
-        outcome, result = known.get(parent, ("completed", None))
-        if outcome not in FINISHED:
-            continue
-        if job_id in children and outcome != "completed":
-            on_dead = extras.read(children[job_id][1]).on_dead
-            if on_dead == "wait":
-                continue  # it may yet be run again, by hand
-            if on_dead == "cancel":
-                cancelled.add(job_id)
-        _note(sql, parent, job_id, outcome, result)
-        told[job_id] += 1
+    for outcome in sorted(set(outcomes.values())):
+        its = sorted(parent for parent, state in outcomes.items() if state == outcome)
+        if outcome == State.COMPLETED and not are_all:
+            told.update(_note_some(turn, its))
+        else:
+            told.update(_note(sql, its, outcome, [] if outcome == State.COMPLETED else waiting))
+    _count_down(sql, told)
     if cancelled:
-        _cancel(sql, sorted(cancelled))
-    for job_id, count in sorted(told.items()):
-        if job_id in children and job_id not in cancelled and _counted_down(sql, job_id, count) <= 0:
-            lane, pool, due_at = children[job_id][2:]
-            _pass_on(sql, job_id, gates.first_gate(lane, pool))
-            turn.look_at(lane, pool if lane is None else None)
-            if lane is None and pool is None:
-                turn.note_passed(due_at)
-    return sorted(cancelled)
+        cancel(sql, cancelled)
+    pass_on(turn, sorted(told))
+    return cancelled
 
 
-def _note(sql: Sql, parent: JobId, job_id: JobId, outcome: Any, result: Any) -> None:
-    sql.change(
-        "UPDATE {after} SET outcome = ?, result = ? WHERE parent_id = ? AND job_id = ?",
-        outcome,
-        result,
-        parent,
-        job_id,
+def _outcomes(sql: Sql, parents: list[JobId]) -> dict[JobId, State]:
+    """Return what became of those that have ended. One that is gone had completed."""
+    found = {row[0]: row[1] for row in sql.rows("SELECT id, state FROM {job} WHERE id IN {ids}", parents)}
+    states = {parent: State(found.get(parent, State.COMPLETED)) for parent in parents}
+    return {parent: state for parent, state in states.items() if state in FINISHED}
+
+
+def _heedful(sql: Sql, children: list[JobId]) -> tuple[list[JobId], list[JobId]]:
+    """Return who waits in spite of a parent that did not complete, and who is cancelled for that."""
+    if not children:
+        return [], []
+    rows = sql.rows(
+        f"SELECT id, held, extra FROM {{job}} WHERE id IN {{ids}} AND {_WAITS} ORDER BY id {{lock}}", children
+    )
+    wishes = [(job_id, held, extras.read(text).on_dead) for job_id, held, text in rows]
+    return (
+        [job_id for job_id, _held, on_dead in wishes if on_dead == "wait"],
+        # Not while its group is sent: its sender would find it gone. It is looked at when that is closed.
+        [job_id for job_id, held, on_dead in wishes if on_dead == "cancel" and held == "after"],
     )
 
 
-def _counted_down(sql: Sql, job_id: JobId, count: int) -> int:
-    sql.change("UPDATE {job} SET waits = waits - ? WHERE id = ?", count, job_id)
-    return int(sql.rows("SELECT waits FROM {job} WHERE id = ?", job_id)[0][0])
+def _note(sql: Sql, parents: list[JobId], outcome: State, but: list[JobId]) -> list[JobId]:
+    """Write a parent's end, and its result, for those that wait for it; return whom it was told."""
+    return [
+        row[0]
+        for row in sql.rows(  # by index after_open; in {job} there is no parent_id
+            "UPDATE {after} SET outcome = ?, result = (SELECT result FROM {job} WHERE id = parent_id)"
+            " WHERE parent_id IN {ids} AND outcome IS NULL AND job_id NOT IN {ids} RETURNING job_id",
+            outcome,
+            parents,
+            but,
+        )
+    ]
 
 
-def _cancel(sql: Sql, ids: Sequence[JobId]) -> None:
+def _note_some(turn: gates.Turn, parents: list[JobId]) -> list[JobId]:
+    """
+    Write that these have completed for some of the many that wait for them; return whom it was told.
+
+    The rest is left for later steps (`settle_ends`), so that nobody waits long for this one.
+    """
+    sql = turn.sql
+    told = [
+        row[0]
+        for row in sql.rows(
+            "UPDATE {after} SET outcome = 'completed',"
+            " result = (SELECT result FROM {job} WHERE id = parent_id)"
+            f" WHERE (parent_id, job_id) IN ({_OPEN}) RETURNING job_id",
+            parents,
+            FOLLOWERS_AT_ONCE,
+        )
+    ]
+    turn.leaves_rest = bool(
+        sql.change(
+            "UPDATE {job} SET held = 'end' WHERE id IN {ids}"
+            " AND EXISTS (SELECT 1 FROM {after} WHERE parent_id = id AND outcome IS NULL)",
+            parents,
+        )
+    )
+    there = {row[0] for row in sql.rows("SELECT id FROM {job} WHERE id IN {ids}", parents)}
+    gone = [parent for parent in parents if parent not in there]  # nothing is left of them to come back to
+    return told + _note(sql, gone, State.COMPLETED, [])
+
+
+def has_rest(look: Sql, ends: list[JobId]) -> bool:
+    """Whether one step is not enough to settle these."""
+    return bool(ends) and len(look.rows(_OPEN, ends, FOLLOWERS_AT_ONCE + 1)) > FOLLOWERS_AT_ONCE
+
+
+def _count_down(sql: Sql, told: Counter[JobId]) -> None:
+    """Each waits for so many fewer: an update of each, however many of its parents have ended at once."""
+    if len(told) > 1:  # in one order everywhere, so that nobody waits in a circle
+        sql.rows("SELECT id FROM {job} WHERE id IN {ids} ORDER BY id {lock}", sorted(told))
+    for count in sorted(set(told.values())):
+        ids = sorted(job_id for job_id, its in told.items() if its == count)
+        sql.change("UPDATE {job} SET waits = waits - ? WHERE id IN {ids}", count, ids)
+
+
+def pass_on(turn: gates.Turn, ids: Sequence[JobId]) -> None:
+    """Send those of these on that wait for no other job any more: to their next gate, if they have one."""
+    sql = turn.sql
+    rows = sql.rows(
+        "SELECT id, lane, pool, due_at FROM {job} WHERE id IN {ids} AND state IN ('blocked', '-')"
+        " AND held = 'after' AND waits <= 0 ORDER BY id {lock}",
+        list(ids),
+    )
+    passed: dict[str | None, list[JobId]] = {}
+    for job_id, lane, pool, due_at in rows:
+        passed.setdefault(gates.first_gate(lane, pool), []).append(job_id)
+        turn.look_at(lane, pool if lane is None else None)
+        if lane is None and pool is None:
+            turn.note_passed(due_at)
+    for held, its in passed.items():
+        if held is None:
+            gates.let_through(sql, its)
+        else:
+            sql.change("UPDATE {job} SET held = ? WHERE id IN {ids}", held, its)
+
+
+def cancel(sql: Sql, ids: Sequence[JobId]) -> None:
+    """End jobs that wait."""
     sql.change(
         "UPDATE {job} SET state = 'cancelled', finished_at = ?, held = NULL WHERE id IN {ids}",
         sql.now,

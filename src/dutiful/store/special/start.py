@@ -10,6 +10,11 @@ from dutiful.store.special import gates
 from dutiful.store.special.release import settle
 
 EXPIRED = "Expired"
+NEVER_SENT = "NeverSent"
+_NEVER_SENT = (
+    "its group was never completely sent: its sender has died, or nothing more came for an hour. "
+    "The members that were stored have run, or will; send the group again"
+)
 
 
 def started(turn: gates.Turn, claims: Sequence[Claim], worker: str) -> list[Claim]:
@@ -59,11 +64,15 @@ def expire(turn: gates.Turn, ids: Sequence[JobId], worker: str) -> None:
     sql = turn.sql
     sql.change(
         "INSERT INTO {error} (job_id, attempt, at, worker, type, message, traceback)"
-        " SELECT id, attempt, ?, ?, ?, 'it was not done in time', '' FROM {job} WHERE id IN {ids}"
+        " SELECT id, attempt, ?, ?, CASE held WHEN 'group' THEN ? ELSE ? END,"
+        " CASE held WHEN 'group' THEN ? ELSE 'it was not done in time' END, ''"
+        " FROM {job} WHERE id IN {ids}"
         " ON CONFLICT (job_id, attempt) DO NOTHING",
         sql.now,
         worker,
+        NEVER_SENT,
         EXPIRED,
+        _NEVER_SENT,
         list(ids),
     )
     sql.change(
