@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dutiful.config import Keep
     from dutiful.context import Context
     from dutiful.core.retry import Backoff, Retry
+    from dutiful.core.turns import Strict
     from dutiful.errors import (
         AlreadyStarted,
         BufferFull,
@@ -103,6 +104,7 @@ _HOMES = {
     "StoreReplaced": "dutiful.errors",
     "StoreUnavailable": "dutiful.errors",
     "StoreUnknown": "dutiful.errors",
+    "Strict": "dutiful.core.turns",
     "Task": "dutiful.task",
     "UnknownTask": "dutiful.errors",
     "Worker": "dutiful.worker",
@@ -162,6 +164,7 @@ __all__ = [
     "StoreReplaced",
     "StoreUnavailable",
     "StoreUnknown",
+    "Strict",
     "Task",
     "Unique",
     "UnknownTask",

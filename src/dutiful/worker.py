@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dutiful import config as settings
 from dutiful.config import Config, Keep
+from dutiful.core import turns
 from dutiful.core.retry import Retry
+from dutiful.core.turns import Strict
 from dutiful.errors import AlreadyStarted, ConfigError, StoreError, WorkerStopped
 from dutiful.events import JobsLost
 from dutiful.front.registering import Registering
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from dutiful.store.contract import Store
 
 
+Queues = str | Sequence[str] | Mapping[str, int] | Strict
+
+
 class Worker(Registering):
     """
     Stores payloads, and processes them in the background, whatever happens to the process.
@@ -35,8 +40,12 @@ class Worker(Registering):
         store: A path or `sqlite:///path` of a SQLite file, `":memory:"` (not durable), or a
             Store. Default: the environment variable DUTIFUL_STORE, or "dutiful.db".
         handlers: Payload type, or task name → the function that handles it (or a Handler).
-        queues: The queues that it takes jobs from; what it sends goes to the first.
+        queues: The queues that it takes jobs from, as one line, by priority; what it sends goes to
+            the first. With weights, {"critical": 6, "default": 3}, each has that share of the starts
+            while it has work; `Strict("critical", "default")`: the first one's jobs before all others'.
         concurrency: Handlers that run at once, of all kinds together. 1 keeps order.
+        age_s: Seconds after which due jobs have waited long: an eighth of the starts goes to those
+            that have been due longest, whatever their priority. None: strictly by priority.
         buffer: Bound on unfinished jobs: when it is reached, `send` waits. None: no bound.
         name: What it is called in logs and in a job's history.
         retry: The policy of handlers that have none of their own.
@@ -61,8 +70,9 @@ class Worker(Registering):
         store: "str | os.PathLike[str] | Store | None" = None,
         *,
         handlers: Mapping[Any, Any] | None = None,
-        queues: str | Sequence[str] = ("default",),
+        queues: Queues = ("default",),
         concurrency: int = 8,
+        age_s: float | None = 300.0,
         buffer: int | None = None,
         name: str = "worker",
         retry: Retry | None = None,
@@ -79,7 +89,9 @@ class Worker(Registering):
     ) -> None:
         config = Config(
             name=name,
-            queues=settings.queues(queues),
+            queues=turns.names(queues),
+            turns=turns.turns(queues),
+            age_s=age_s,
             concurrency=concurrency,
             buffer=buffer,
             retry=retry or Retry(),
@@ -102,7 +114,7 @@ class Worker(Registering):
         state = "stopped" if self._stopping else "started" if self._runner else "not started"
         return f"<Worker {self._config.name!r} on {self._store.label}, {state}>"
 
-    def configure(self, *, concurrency: int | None = None, queues: str | Sequence[str] | None = None) -> None:
+    def configure(self, *, concurrency: int | None = None, queues: Queues | None = None) -> None:
         """
         Replace settings before the start, as `dutiful run --concurrency` does.
 
@@ -115,7 +127,8 @@ class Worker(Registering):
             self._config = dataclasses.replace(
                 self._config,
                 concurrency=self._config.concurrency if concurrency is None else concurrency,
-                queues=self._config.queues if queues is None else settings.queues(queues),
+                queues=self._config.queues if queues is None else turns.names(queues),
+                turns=self._config.turns if queues is None else turns.turns(queues),
             )
             self._drafting = Drafting(self._registry, self._config)
 

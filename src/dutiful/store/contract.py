@@ -10,13 +10,14 @@ takes due jobs, and stores new ones. The committer gathers what many threads wan
 one such step. All other methods are off the hot path.
 """
 
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
 from dutiful.config import Keep
+from dutiful.core.turns import Turns
 from dutiful.job import Ack, Claim, JobId, Record, State
 
 if TYPE_CHECKING:  # 3 ms, for those who use it
@@ -96,6 +97,18 @@ class Draft(Struct, frozen=True):
         return self.delay_s is None and self.run_at is None
 
 
+class Aged(Struct, frozen=True):
+    """
+    Of each of these queues, jobs of one priority that have been due since `till` (ms): they come first.
+
+    At most `limit` of them; with turns, of each queue.
+    """
+
+    levels: Mapping[str, int]  # queue → priority
+    till: int
+    limit: int
+
+
 class Take(Struct, frozen=True):
     """
     What a worker wants to take: at most `limit` due jobs, at most `suspects` of them suspects.
@@ -104,6 +117,9 @@ class Take(Struct, frozen=True):
     in `skip` are passed over without a look. With `handoff`, new jobs of the same step that
     are due at once and for which the limit has room are stored as claimed, if nothing that
     was due before them is left waiting.
+
+    All queues are one line, by priority; with `turns`, each is a line of its own, and they say from
+    which a job is taken next. `aged` may let some jobs come before those.
     """
 
     owner: Owner
@@ -114,6 +130,8 @@ class Take(Struct, frozen=True):
     skip: Collection[str] = ()
     look: bool = True  # False: nothing is waiting, as far as the caller knows
     handoff: bool = False
+    turns: Turns | None = None
+    aged: Aged | None = None
 
 
 class Work(Struct):
@@ -145,6 +163,8 @@ class Outcome(Struct):
     left_pending: bool = False  # new jobs that are due at once were left for a claim
     next_delay_s: float | None = None  # of the new jobs that are not due yet, the soonest
     found: set[int] = field(default_factory=set[int])  # the drafts of which a job was there already (Unique)
+    turns: Turns | None = None  # those of `take`, as they are after it
+    aged: int = 0  # how many were taken because they are old
 
 
 class WorkerInfo(Struct, frozen=True):
