@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     )
     from dutiful.handle import Job, Jobs
     from dutiful.handler import Handler
-    from dutiful.job import AttemptError, Cancel, Discard, Progress, Record, Snooze, State
+    from dutiful.job import AttemptError, Cancel, Discard, Progress, Record, Snooze, State, Step
     from dutiful.relocation import Migrated, Moved, give_up_move, migrate, migration_sql, move
     from dutiful.schedules import Schedule, ScheduleOptions
     from dutiful.sending import SendOptions
@@ -96,6 +96,7 @@ _HOMES = {
     "SendOptions": "dutiful.sending",
     "Snooze": "dutiful.job",
     "State": "dutiful.job",
+    "Step": "dutiful.job",
     "StoreBusy": "dutiful.errors",
     "StoreCorrupt": "dutiful.errors",
     "StoreError": "dutiful.errors",
@@ -156,6 +157,7 @@ __all__ = [
     "SendOptions",
     "Snooze",
     "State",
+    "Step",
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",

@@ -249,6 +249,7 @@ class Worker(Registering):
                     if lost:
                         self._events.emit(JobsLost(self._config.name, lost))
                 self._is_open = False
+                self._listening.close()
                 self._store.close()
                 self._door.use_anywhere()
         if self._at_exit is not None:

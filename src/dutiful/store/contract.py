@@ -23,6 +23,7 @@ from dutiful.job import Ack, Claim, JobId, Record, State
 if TYPE_CHECKING:  # 3 ms, for those who use it
     from dutiful.store.borrowed.completing import Completion
     from dutiful.store.borrowed.connection import Borrowed, Steps
+    from dutiful.store.ear import Ear
 
 Owner = int
 
@@ -478,6 +479,10 @@ class Store(Protocol):
 
     def sql_look(self) -> AbstractContextManager[Sql]:
         """Give a way to read, and read only."""
+        ...
+
+    def ear(self) -> "Ear | None":
+        """Return a way to hear that jobs have finished elsewhere; None if there is none, or no elsewhere."""
         ...
 
     def is_in_transaction_here(self) -> bool:
