@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 import pytest
 
-from dutiful import ConfigError, State, Strict
+from dutiful import ConfigError, State, Strict, WorkerStopped
 from tests.worker.tools import WAIT_S, finished, until
 
 
@@ -24,15 +25,14 @@ def flood():
     threads = []
 
     def begin(worker, **options):
-        client = worker
-
         def pour():
-            while not over.is_set():
-                if client.counts().by_state[State.PENDING] < 400:
-                    client.send_many(range(400), task="urgent", priority=9, **options)
-                over.wait(0.002)
+            with suppress(WorkerStopped):
+                while not over.is_set():
+                    if worker.counts().by_state[State.PENDING] < 400:
+                        worker.send_many(range(400), task="urgent", priority=9, **options)
+                    over.wait(0.002)
 
-        client.send_many(range(2000), task="urgent", priority=9, **options)
+        worker.send_many(range(2000), task="urgent", priority=9, **options)
         threads.append(threading.Thread(target=pour, daemon=True))
         threads[-1].start()
 

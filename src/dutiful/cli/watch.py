@@ -127,16 +127,16 @@ def _news(last: View | None, view: View) -> Iterator[list[show.Part]]:
     record = view.record
     if last is None:
         yield [(f"job {record.id}", show.BOLD), f"  {text.clean(record.task)}"]
-    known = set() if last is None else {error.attempt for error in last.record.errors}
+    known: set[int] = set() if last is None else {error.attempt for error in last.record.errors}
     for error in record.errors:
         if error.attempt not in known:
             yield _failure(error)
-    done = set() if last is None else {step.name for step in last.steps if step.is_done}
-    opened = set() if last is None else {step.name for step in last.steps}
+    done: set[str] = set() if last is None else {step.name for step in last.steps if step.is_done}
+    begun: set[str] = set() if last is None else {step.name for step in last.steps}
     for step in view.steps:
         if step.is_done and step.name not in done:
             yield _said("step", f"{text.clean(step.name)} done")
-        elif not step.is_done and step.name not in opened:
+        elif not step.is_done and step.name not in begun:
             yield _said("step", f"{text.clean(step.name)} {_waiting(step)}")
     if last is None or _stands(last.record) != _stands(record):
         state, style = show.state(str(record.state))

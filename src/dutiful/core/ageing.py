@@ -22,22 +22,20 @@ class Level(NamedTuple):
     due_at: int
 
 
-def oldest(levels: Iterable[Level], now: int, age_ms: int, *, above: int = NONE) -> Level | None:
+def oldest(levels: Iterable[Level], now: int, age_ms: int, *, above: int = NONE) -> list[Level]:
     """
-    Return where the jobs are that have waited longest, if they need help.
+    Return where jobs have waited long and need help, the oldest first.
 
     They do if they have been due for `age_ms`, and there are due ones of a higher priority, which
     would be taken before them. `above`: the highest priority of due jobs that are not in `levels`.
 
     >>> oldest([Level("q", 5, 900), Level("q", 0, 100)], 1000, 500)
-    Level(queue='q', priority=0, due_at=100)
+    [Level(queue='q', priority=0, due_at=100)]
     """
     due = [level for level in levels if level.due_at <= now]
-    if not due:
-        return None
-    first = min(due, key=lambda level: (level.due_at, -level.priority))
-    highest = max(above, *(level.priority for level in due))
-    return first if first.due_at <= now - age_ms and first.priority < highest else None
+    highest = max((level.priority for level in due), default=above)
+    old = [level for level in due if level.due_at <= now - age_ms and level.priority < max(highest, above)]
+    return sorted(old, key=lambda level: (level.due_at, -level.priority))
 
 
 def credit(credit: float, *, taken: int, aged: int) -> float:

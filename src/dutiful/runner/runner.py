@@ -273,7 +273,7 @@ class Runner:
             self._backlog = False
         if outcome.claims:
             if wish is not None and wish.look:
-                self._line.took(outcome)
+                self._line.took(wish, outcome)
             self._receive(outcome.claims)
         if outcome.late:
             self._outcomes.tell_late(outcome.late)

@@ -39,7 +39,7 @@ def choose(
     count = len(guilty) + sum(map(len, old.values())) + sum(map(len, others.values()))
     room = limit - len(chosen)
     if turns is None:
-        first = sorted((claim for claims in old.values() for claim in claims), key=_age)
+        first = sorted((claim for claims in old.values() for claim in claims), key=age)
         rest = sorted(
             [*(claim for claims in others.values() for claim in claims), *first[aged:]], key=urgency
         )
@@ -73,5 +73,6 @@ def urgency(claim: Claim) -> tuple[int, int, int]:
     return (-claim.priority, claim.due_at, claim.id)
 
 
-def _age(claim: Claim) -> tuple[int, int]:
+def age(claim: Claim) -> tuple[int, int]:
+    """Sort by this for the one first that has been due longest."""
     return (claim.due_at, claim.id)

@@ -10,7 +10,7 @@ takes due jobs, and stores new ones. The committer gathers what many threads wan
 one such step. All other methods are off the hot path.
 """
 
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -100,12 +100,12 @@ class Draft(Struct, frozen=True):
 
 class Aged(Struct, frozen=True):
     """
-    Of each of these queues, jobs of one priority that have been due since `till` (ms): they come first.
+    Jobs of these queues and priorities that have been due since `till` (ms): they come first.
 
     At most `limit` of them; with turns, of each queue.
     """
 
-    levels: Mapping[str, int]  # queue → priority
+    levels: tuple[tuple[str, int], ...]  # (queue, priority)
     till: int
     limit: int
 

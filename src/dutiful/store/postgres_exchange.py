@@ -16,7 +16,7 @@ import msgspec
 
 from dutiful.job import Claim, JobId
 from dutiful.store import drafting, postgres_step
-from dutiful.store.choosing import Found, choose, urgency
+from dutiful.store.choosing import Found, age, choose, urgency
 from dutiful.store.contract import Draft, Outcome, Take, Work
 from dutiful.store.postgres_access import Access, Connection, Cursor
 from dutiful.store.postgres_errors import again_if_deadlocked
@@ -332,7 +332,7 @@ class _Claiming:
         self._suspects = wish.suspects
         self._limit = wish.limit
         self._turns = wish.turns
-        self._answers: list[tuple[str, Cursor | None, Cursor | None, Cursor]] = []
+        self._answers: list[tuple[str, Cursor | None, list[Cursor], Cursor]] = []
         self._locked: list[Claim] = []
 
     def ask(self) -> None:
@@ -347,13 +347,15 @@ class _Claiming:
             return None
         return postgres_step.select_due(self._db, queue, self._suspects, self._skip, suspects=True)
 
-    def _ask_for_aged(self, queue: str) -> Cursor | None:
-        aged = self._wish.aged
-        if aged is None or self._aged_max() <= 0 or queue not in aged.levels:
-            return None
-        return postgres_step.select_aged(
-            self._db, queue, aged.levels[queue], aged.till, self._aged_max(), self._skip
-        )
+    def _ask_for_aged(self, queue: str) -> list[Cursor]:
+        aged, limit = self._wish.aged, self._aged_max()
+        if aged is None or limit <= 0:
+            return []
+        return [
+            postgres_step.select_aged(self._db, queue, priority, aged.till, limit, self._skip)
+            for its_queue, priority in aged.levels
+            if its_queue == queue
+        ]
 
     def _aged_max(self) -> int:
         return 0 if self._wish.aged is None else min(self._limit, self._wish.aged.limit - self._outcome.aged)
@@ -394,7 +396,7 @@ class _Claiming:
         found = {
             queue: Found(
                 [] if guilty is None else postgres_step.claims_in(guilty),
-                [] if old is None else postgres_step.claims_in(old),
+                sorted((claim for each in old for claim in postgres_step.claims_in(each)), key=age),
                 postgres_step.claims_in(innocent),
             )
             for queue, guilty, old, innocent in self._answers

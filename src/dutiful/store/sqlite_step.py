@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from dutiful.job import FINISHED, Ack, Claim, JobId
-from dutiful.store.choosing import Found, choose, urgency
+from dutiful.store.choosing import Found, age, choose, urgency
 from dutiful.store.contract import Aged, Draft, Outcome, Take
 
 _encode = msgspec.json.Encoder().encode
@@ -197,7 +197,7 @@ def select_due(*, suspects: bool, skip: bool) -> str:
 
 # Of one priority, those that have waited long: index dutiful_job_claim serves the range and the order.
 _AGED = """
-SELECT id, attempt, failures, crashes, task, queue, payload, priority, due_at, extra FROM dutiful_job
+SELECT id, attempt, failures, crashes, task, queue, payload, priority, due_at, extra FROM dutiful_job AS j
  WHERE queue = :queue AND state = 'pending' AND crashes = 0
    AND priority = :priority AND due_at <= :till {skip}
  ORDER BY due_at LIMIT :limit
@@ -294,17 +294,17 @@ def _due_in_turn(
 
 
 def _aged(db: sqlite3.Connection, queue: str, aged: Aged | None, limit: int, skip: set[str]) -> list[Claim]:
-    if aged is None or limit <= 0 or queue not in aged.levels:
-        return []
-    values: dict[str, object] = {
-        "queue": queue,
-        "priority": aged.levels[queue],
-        "till": aged.till,
-        "limit": limit,
-    }
+    found: list[Claim] = []
+    if aged is None or limit <= 0:
+        return found
+    values: dict[str, object] = {"queue": queue, "till": aged.till, "limit": limit}
     if skip:
         values["skip"] = _text(sorted(skip))
-    return _read(db.execute(select_aged(skip=bool(skip)), values).fetchone()[0])
+    for its_queue, priority in aged.levels:
+        if its_queue == queue:
+            row = db.execute(select_aged(skip=bool(skip)), {**values, "priority": priority}).fetchone()
+            found += _read(row[0])
+    return sorted(found, key=age)[:limit]
 
 
 def _limited(found: list[Claim], limit: int, suspects: int) -> list[Claim]:

@@ -137,7 +137,7 @@ class TurnContract(Hooks):
 
     def aged(self, limit: int, *, queue: str = QUEUE, till: int = ALWAYS) -> Aged:
         """Return what to ask for: jobs of priority 0."""
-        return Aged({queue: 0}, till, limit)
+        return Aged(((queue, 0),), till, limit)
 
     def test_old_jobs_come_first_as_far_as_wished(self, store: Store) -> None:
         owner = self.join(store)
@@ -161,6 +161,16 @@ class TurnContract(Hooks):
 
         assert (ids_of(outcome.claims), outcome.aged) == ([old, *high[:2]], 1)
         assert state_of(store, young) is State.PENDING
+
+    def test_of_several_priorities_the_oldest_come_first(self, store: Store) -> None:
+        owner = self.join(store)
+        put(store, draft(*"12345", priority=9))
+        ids = put(store, *(draft(priority=p, run_at=at) for p, at in ((3, 7), (3, 9), (-2, 8), (1, 6))))
+
+        levels = ((QUEUE, 3), (QUEUE, -2), (QUEUE, 1))
+        outcome = step(store, take=wish(owner, 4, aged=Aged(levels, ALWAYS, 3)))
+
+        assert (ids_of(outcome.claims)[:3], outcome.aged) == ([ids[3], ids[0], ids[2]], 3)
 
     def test_an_old_job_is_taken_once(self, store: Store) -> None:
         """Though it is found as an old one and as one that is due."""
