@@ -18,7 +18,7 @@ from dutiful.config import Keep
 from dutiful.job import Ack, ErrorInfo, State
 from dutiful.store import sqlite_look, sqlite_step, sqlite_upkeep
 from dutiful.store.contract import Draft, Outcome, Query, Special, Take, Unique, Work
-from dutiful.store.special import clockwork
+from dutiful.store.special import ageing, clockwork
 from dutiful.store.sqlite import SqliteStore
 from tests.store import inside
 
@@ -84,6 +84,8 @@ EXPIRES, BLOCKED, END = "dutiful_job_expires", "dutiful_job_blocked", "dutiful_j
 STATEMENTS = [
     ("take", sqlite_step.select_due(suspects=False, skip=False), {CLAIM}),
     ("take with suspects", sqlite_step.select_due(suspects=True, skip=True), {CLAIM, SUSPECT}),
+    ("take old ones", sqlite_step.select_aged(skip=False), {CLAIM}),
+    ("take old ones, skipping", sqlite_step.select_aged(skip=True), {CLAIM}),
     ("claim", sqlite_step._CLAIM, {PK}),
     ("ack", sqlite_step._ACK, {PK}),
     ("complete a run", sqlite_step._COMPLETE + sqlite_step._RUN, {PK}),
@@ -123,6 +125,7 @@ TRACED = [
     ("send a unique one", lambda s: _send(s, Special(unique=ONCE), twice=True), {UNIQUE, PK}),
     ("send after others", lambda s: _send(s, Special(after=(1, 2))), {PK}),
     ("tend", lambda s: _tend(s), {EXPIRES, BLOCKED, END, LANE, POOL, PK}),  # noqa: PLW0108  # defined below
+    ("look who has waited long", lambda s: _levels(s), {CLAIM}),  # noqa: PLW0108  # defined below
     ("a whole life", lambda s: _live(s), {CLAIM, LANE, POOL, PK}),  # noqa: PLW0108  # defined below
 ]
 ONCE = Unique("u", (State.PENDING, State.BLOCKED, State.RUNNING))
@@ -146,6 +149,12 @@ def _tend(store) -> None:
     with store.sql_look() as look:
         found = clockwork.look(look, 0)
     clockwork.tend(store, found, "w")
+
+
+def _levels(store) -> None:
+    with store.sql_look() as look:
+        ageing.levels(look, "q")
+        ageing.levels(look, "q", {"t"}, below=3)
 
 
 def _live(store) -> None:
@@ -259,9 +268,12 @@ def test_find_walks_from_the_newest_down_and_sorts_nothing(store: SqliteStore) -
 @pytest.mark.parametrize("full", [False, True])
 def test_the_claim_sorts_nothing(store: SqliteStore, full: bool) -> None:
     """The index has the order; a sorter would read all that is due."""
-    sql = sqlite_step.select_due(suspects=full, skip=full)
-
-    assert not any("TEMP B-TREE" in line for line in _plan(inside.writer(store), sql))
+    for sql in (
+        sqlite_step.select_due(suspects=full, skip=full),
+        sqlite_step.select_aged(skip=full),
+        ageing.statement(skip=full).replace("{job}", "dutiful_job").replace("{names}", "('t')"),
+    ):
+        assert not any("TEMP B-TREE" in line for line in _plan(inside.writer(store), sql))
 
 
 def test_each_index_of_the_jobs_serves_a_statement(store: SqliteStore) -> None:

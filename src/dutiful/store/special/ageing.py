@@ -28,6 +28,11 @@ SELECT p, (SELECT due_at FROM {{job}}
 _SKIP = "AND task NOT IN {names}"
 
 
+def statement(*, skip: bool) -> str:
+    """Return the query for the highest priorities of a queue."""
+    return _LEVELS.format(skip=_SKIP if skip else "")
+
+
 def levels(
     look: Sql, queue: str, skip: Collection[str] = (), *, below: int | None = None
 ) -> tuple[list[Level], int | None]:
@@ -39,7 +44,6 @@ def levels(
     """
     top = _TOP if below is None else below - 1
     names = [sorted(skip)] if skip else []
-    statement = _LEVELS.format(skip=_SKIP if skip else "")
-    rows = look.rows(statement, queue, top, queue, LEVELS_MAX, queue, *names)
+    rows = look.rows(statement(skip=bool(skip)), queue, top, queue, LEVELS_MAX, queue, *names)
     found = [Level(queue, priority, due_at) for priority, due_at in rows if due_at is not None]
     return found, min(row[0] for row in rows) if len(rows) == LEVELS_MAX else None
