@@ -12,6 +12,8 @@ from dutiful.job import JobId
 from dutiful.store import notify
 
 _LOOK_S = 0.01  # how often to look, where the kernel does not say that the log was written to
+# A commit can be seen only a sync after the log was written to, and of that the kernel says nothing.
+_AGAIN_S = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class Ear(Protocol):
@@ -69,17 +71,23 @@ class FileEar:
         if self._changes is not None:
             self._poll.register(self._changes, select.POLLIN)
         self._heard_at = 0.0
+        self._again: tuple[float, ...] = () if self._changes is not None else (_LOOK_S,)
 
     def wait(self, ids: Collection[JobId], timeout_s: float) -> None:  # noqa: ARG002  # all jobs are one to it
-        limit_s = timeout_s if self._changes is not None else min(timeout_s, _LOOK_S)
         # A busy log is heard of every _LOOK_S, not at each commit.
         time.sleep(max(0.0, self._heard_at + _LOOK_S - time.monotonic()))
-        self._poll.poll(1000 * limit_s)
+        limit_s = min(timeout_s, self._again[0] if self._again else timeout_s)
+        found = [fd for fd, _event in self._poll.poll(1000 * limit_s)]
         self._heard_at = time.monotonic()
         self._waking.quiet()
-        if self._changes is not None:
-            with contextlib.suppress(BlockingIOError):  # it was the time, or somebody woke us
+        if self._changes is None:
+            return
+        if self._changes in found:
+            self._again = _AGAIN_S
+            with contextlib.suppress(BlockingIOError):  # read by now
                 os.read(self._changes, 65536)
+        elif not found:
+            self._again = self._again[1:]
 
     def wake(self) -> None:
         self._waking.wake()
