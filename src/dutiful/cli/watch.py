@@ -107,11 +107,14 @@ def _json(stored: str | None) -> Any:
 
 def _for_people(views: Iterator[View]) -> Record:
     last: View | None = None
+    before: Progress | None = None  # what an earlier attempt had said
     with Live() as live:
         for view in views:
             for parts in _news(last, view):
                 live.line(*parts)
-            said = view.progress if view.record.state == "running" else None
+            if last is not None and last.record.attempt != view.record.attempt:
+                before = last.progress
+            said = view.progress if view.record.state == "running" and view.progress != before else None
             if said is None:
                 live.clear()
             else:
@@ -137,7 +140,7 @@ def _news(last: View | None, view: View) -> Iterator[list[show.Part]]:
         if step.is_done and step.name not in done:
             yield _said("step", f"{text.clean(step.name)} done")
         elif not step.is_done and step.name not in begun:
-            yield _said("step", f"{text.clean(step.name)} {_waiting(step)}")
+            yield _said("step", _waiting(step))
     if last is None or _stands(last.record) != _stands(record):
         state, style = show.state(str(record.state))
         yield [(f"{state:<10}", style), _where(record)]
@@ -165,7 +168,7 @@ def _failure(error: AttemptError) -> list[show.Part]:
 def _waiting(step: Step) -> str:
     if step.event is not None:
         return f"waits for the event {text.clean(step.event)}"
-    return f"until {text.local(step.at)}"
+    return f"{text.clean(step.name)} until {text.local(step.at)}"
 
 
 def _said(what: str, words: str) -> list[show.Part]:
