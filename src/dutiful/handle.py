@@ -138,11 +138,8 @@ class Job:
     @property
     def progress(self) -> Progress | None:
         """How far it has come (`ctx.progress`), read from the store; None: it has not said."""
-        return self.progress_of(self.refresh())
-
-    def progress_of(self, record: Record) -> Progress | None:
-        """Return the same of a record that is at hand."""
-        return None if record.progress is None else msgspec.json.decode(record.progress, type=Progress)
+        text = self.refresh().progress
+        return None if text is None else msgspec.json.decode(text, type=Progress)
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from dutiful import AttemptError, Job, Progress, Record, Step
+    from dutiful import AttemptError, Job, Record, Step
 
 # Its end wakes us; how far it has come is written twice a second at most.
 LOOK_S = 0.25
@@ -48,7 +48,6 @@ class View(NamedTuple):
     """What is to be seen of a job."""
 
     record: Record
-    progress: Progress | None
     steps: tuple[Step, ...]
 
 
@@ -59,7 +58,7 @@ def _views(job: Job) -> Iterator[View]:
     last: View | None = None
     while True:
         record = job.refresh()
-        view = View(record, job.progress_of(record), job.steps)
+        view = View(record, job.steps)
         if view != last:
             yield view
             last = view
@@ -84,11 +83,11 @@ def _as_lines(views: Iterator[View]) -> Record:
 
 
 def _document(view: View) -> dict[str, Any]:
-    record, said = view.record, view.progress
+    record = view.record
     last = record.errors[-1] if record.errors else None
     return {
         **summary(record),
-        "progress": said and {"done": said.done, "total": said.total, "message": said.message},
+        "progress": _json(record.progress),
         "steps": [{"name": step.name, "kind": step.kind, "done": step.is_done} for step in view.steps],
         "result": _json(record.result),
         "error": last and {"attempt": last.attempt, "type": last.type, "message": last.message},
@@ -107,18 +106,19 @@ def _json(stored: str | None) -> Any:
 
 def _for_people(views: Iterator[View]) -> Record:
     last: View | None = None
-    before: Progress | None = None  # what an earlier attempt had said
+    before: str | None = None  # what an earlier attempt had said
     with Live() as live:
         for view in views:
             for parts in _news(last, view):
                 live.line(*parts)
-            if last is not None and last.record.attempt != view.record.attempt:
-                before = last.progress
-            said = view.progress if view.record.state == "running" and view.progress != before else None
-            if said is None:
+            record = view.record
+            if last is not None and last.record.attempt != record.attempt:
+                before = last.record.progress
+            if record.state != "running" or record.progress is None or record.progress == before:
                 live.clear()
             else:
-                live.bar(said.done, said.total, said.message)
+                said = text.value(record.progress)
+                live.bar(said["done"], said.get("total"), said.get("message", ""))
             last = view
     assert last is not None, "as above"
     _end(last.record)
