@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dutiful.core.ageing import CREDIT_MAX, NONE, SHARE, Level, credit, oldest
+from dutiful.core.ageing import CREDIT_MAX, NONE, SHARE, Level, credit, oldest, share
 
 NOW, AGE = 100_000, 10_000
 
@@ -58,3 +58,16 @@ def test_the_share_is_reached(limit, claims):
         old += aged
 
     assert old >= (claims - 1) * limit / SHARE - 1 - limit / SHARE
+
+
+@given(count=st.integers(0, 1000), now=st.integers(0, 2**43))
+def test_a_share_without_a_credit_is_right_to_one(count, now):
+    assert count // SHARE <= share(count, now) <= -(-count // SHARE)
+
+
+@given(start=st.integers(0, 2**43), every_ms=st.integers(1, 2000))
+def test_a_share_without_a_credit_comes_up_at_any_pace(start, every_ms):
+    """However regular the instants are at which it is asked for."""
+    had = sum(share(1, start + n * every_ms) for n in range(2000))
+
+    assert 100 <= had <= 400
