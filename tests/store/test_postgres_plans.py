@@ -18,7 +18,7 @@ from dutiful.store.contract import Aged, Draft, Outcome, Take, Work
 from dutiful.store.postgres import PostgresStore
 from dutiful.store.postgres_access import Connection
 from dutiful.store.postgres_sql import _ours
-from dutiful.store.special import ageing
+from dutiful.store.special import ageing, gates
 from tests.store import inside_postgres as inside
 
 PK = "job_pkey"
@@ -39,6 +39,8 @@ STATEMENTS = [
     ("take old ones, skipping", postgres_step.AGED[True], {CLAIM}),
     ("look who has waited long", _ours(ageing.statement(skip=False)), {CLAIM}),
     ("look who has waited long, skipping", _ours(ageing.statement(skip=True)), {CLAIM}),
+    ("next of a limit", _ours(gates.FIRST_IN_POOL), {"job_pool"}),
+    ("oldest of a limit", _ours(gates.OLDEST_IN_POOL), {"job_pool_age"}),
     ("claim", postgres_step.CLAIM, {PK}),
     ("fused, deleting", postgres_step.FUSED[True, False, True], {PK}),
     ("fused, keeping", postgres_step.FUSED[True, True, True], {PK}),

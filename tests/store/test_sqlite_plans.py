@@ -17,7 +17,7 @@ import pytest
 from dutiful.config import Keep
 from dutiful.job import Ack, ErrorInfo, State
 from dutiful.store import sqlite_look, sqlite_step, sqlite_upkeep
-from dutiful.store.contract import Draft, Outcome, Query, Special, Take, Unique, Work
+from dutiful.store.contract import Aged, Draft, Outcome, Query, Special, Take, Unique, Work
 from dutiful.store.special import ageing, clockwork
 from dutiful.store.sqlite import SqliteStore
 from tests.store import inside
@@ -290,3 +290,19 @@ def test_each_index_of_the_jobs_serves_a_statement(store: SqliteStore) -> None:
 
     used = set().union(*(row[2] for row in STATEMENTS), *(row[2] for row in TRACED))
     assert {_str(name) for (name,) in rows.fetchall()} == used - {PK}
+
+
+def test_old_jobs_are_found_at_once_among_many(store: SqliteStore) -> None:
+    """Behind a hundred thousand urgent ones, and with as many of their own age."""
+    owner = store.join("v", ["many"], 1)
+    low = _step(store, drafts=[Draft("t", "many", ["1"] * 100_000)]).stored[0]
+    high = _step(store, drafts=[Draft("t", "many", ["1"] * 100_000, priority=5)]).stored[0]
+    steps: list[int] = []
+    db = inside.writer(store)
+    db.set_progress_handler(lambda: steps.append(1), 100)  # after each 100 of SQLite's instructions
+
+    claims = _step(store, take=Take(owner, ("many",), 4, aged=Aged((("many", 0),), 2**60, 3))).claims
+
+    db.set_progress_handler(None, 0)
+    assert [claim.id for claim in claims] == [*low[:3], high[0]]
+    assert len(steps) < 100

@@ -20,6 +20,11 @@ _AGE_MS = 300_000  # who has been due for so long has a share of a limit, whatev
 _UNFINISHED = "state IN ('pending', 'blocked', 'running')"  # as in the indexes job_lane and job_pool
 # One that waits for a retry has stepped aside: it counts again when it is due.
 _READY = "(failures = 0 OR due_at <= ?)"
+_IN_POOL = (
+    f"SELECT id FROM {{job}} WHERE pool = ? AND held = 'pool' AND {_UNFINISHED} AND due_at <= ? ORDER BY"
+)
+FIRST_IN_POOL = f"{_IN_POOL} priority DESC, id LIMIT ?"
+OLDEST_IN_POOL = f"{_IN_POOL} id LIMIT ?"
 
 
 def first_gate(lane: str | None, pool: str | None) -> str | None:
@@ -168,21 +173,10 @@ def _next_in_pool(sql: Sql, pool: str, room: int) -> list[JobId]:
     old: list[JobId] = []
     share = ageing.share(room, sql.now)
     if share:  # by index job_pool_age
-        old = _waiting(sql, pool, "id", sql.now - _AGE_MS, share)
+        old = [row[0] for row in sql.rows(OLDEST_IN_POOL, pool, sql.now - _AGE_MS, share)]
     # By index job_pool; what is not due takes no slot.
-    urgent = _waiting(sql, pool, "priority DESC, id", sql.now, room)
+    urgent = [row[0] for row in sql.rows(FIRST_IN_POOL, pool, sql.now, room)]
     return [*old, *(job_id for job_id in urgent if job_id not in old)][:room]
-
-
-def _waiting(sql: Sql, pool: str, order: str, due_by: int, limit: int) -> list[JobId]:
-    rows = sql.rows(
-        f"SELECT id FROM {{job}} WHERE pool = ? AND held = 'pool' AND {_UNFINISHED} AND due_at <= ?"
-        f" ORDER BY {order} LIMIT ?",
-        pool,
-        due_by,
-        limit,
-    )
-    return [row[0] for row in rows]
 
 
 def _in_pool(sql: Sql, pool: str, at_most: int) -> int:
