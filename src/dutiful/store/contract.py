@@ -100,7 +100,7 @@ class Draft(Struct, frozen=True):
 
 class Aged(Struct, frozen=True):
     """
-    Jobs of these queues and priorities that have been due since `till` (ms): they come first.
+    Due jobs of these queues and priorities that have been due since `till` (ms): they come first.
 
     At most `limit` of them; with turns, of each queue.
     """

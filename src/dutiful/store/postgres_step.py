@@ -195,7 +195,7 @@ SELECT j.id, j.attempt + 1, j.failures, j.crashes, j.task, j.queue, j.payload, j
 _AGED = """
 SELECT id, attempt + 1, failures, crashes, task, queue, payload, priority, due_at, extra FROM dutiful.job
  WHERE queue = %(queue)s AND state = 'pending' AND crashes = 0
-   AND priority = %(priority)s::integer AND due_at <= %(till)s::bigint {skip}
+   AND priority = %(priority)s::integer AND due_at <= least(%(till)s::bigint, {now}) {skip}
  ORDER BY due_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 """
 _SKIP = "AND task <> ALL (%(skip)b::text[])"
@@ -234,7 +234,7 @@ def select_due(
     return db.run(DUE[suspects, bool(skip)], values)
 
 
-AGED = {skip: _AGED.format(skip=_SKIP if skip else "") for skip in (False, True)}
+AGED = {skip: _AGED.format(skip=_SKIP if skip else "", now=NOW) for skip in (False, True)}
 
 
 def select_aged(

@@ -199,7 +199,7 @@ def select_due(*, suspects: bool, skip: bool) -> str:
 _AGED = """
 SELECT id, attempt, failures, crashes, task, queue, payload, priority, due_at, extra FROM dutiful_job AS j
  WHERE queue = :queue AND state = 'pending' AND crashes = 0
-   AND priority = :priority AND due_at <= :till {skip}
+   AND priority = :priority AND due_at <= min(:till, :now) {skip}
  ORDER BY due_at LIMIT :limit
 """
 
@@ -280,7 +280,7 @@ def _due_in_turn(
         here, is_all_here = _due(db, (queue,), limit, suspects, skip, now)
         found[queue] = Found(
             [claim for claim in here if claim.crashes],
-            _aged(db, queue, wish.aged, aged, skip),
+            _aged(db, queue, wish.aged, aged, skip, now),
             [claim for claim in here if not claim.crashes],
         )
         is_all = is_all and is_all_here
@@ -293,11 +293,13 @@ def _due_in_turn(
     return chosen.claims, is_all and chosen.is_all
 
 
-def _aged(db: sqlite3.Connection, queue: str, aged: Aged | None, limit: int, skip: set[str]) -> list[Claim]:
+def _aged(
+    db: sqlite3.Connection, queue: str, aged: Aged | None, limit: int, skip: set[str], now: int
+) -> list[Claim]:
     found: list[Claim] = []
     if aged is None or limit <= 0:
         return found
-    values: dict[str, object] = {"queue": queue, "till": aged.till, "limit": limit}
+    values: dict[str, object] = {"queue": queue, "till": aged.till, "now": now, "limit": limit}
     if skip:
         values["skip"] = _text(sorted(skip))
     for its_queue, priority in aged.levels:

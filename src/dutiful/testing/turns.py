@@ -162,6 +162,13 @@ class TurnContract(Hooks):
         assert (ids_of(outcome.claims), outcome.aged) == ([old, *high[:2]], 1)
         assert state_of(store, young) is State.PENDING
 
+    def test_no_old_job_is_taken_before_it_is_due(self, store: Store) -> None:
+        """As the clock may have been set back since somebody looked."""
+        owner = self.join(store)
+        put(store, draft(delay_s=HOUR_S))
+
+        assert take(store, owner, aged=self.aged(5)) == []
+
     def test_of_several_priorities_the_oldest_come_first(self, store: Store) -> None:
         owner = self.join(store)
         put(store, draft(*"12345", priority=9))
