@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 NONE = -(2**31)  # below any priority that something else can be above
+_MASK = 2**32 - 1
 SHARE = 8  # one of so many goes to the oldest
 CREDIT_MAX = 512.0  # of the largest claim (see pacing.AHEAD_JOBS_MAX) this is its share
 
@@ -48,8 +49,15 @@ def share(count: int, now: int) -> int:
     (2, 1000)
     """
     whole, rest = divmod(count, SHARE)
-    # Spread first (Knuth's multiplier): events may come at multiples of some milliseconds.
-    return whole + ((now * 2_654_435_761 >> 16) % SHARE < rest)
+    return whole + (_die(now) % SHARE < rest)
+
+
+def _die(now: int) -> int:
+    # Mixed well, as events may come at multiples of some milliseconds. Source: the finalizer of MurmurHash3.
+    mixed = (now ^ now >> 32) & _MASK
+    mixed = (mixed ^ mixed >> 16) * 0x85EB_CA6B & _MASK
+    mixed = (mixed ^ mixed >> 13) * 0xC2B2_AE35 & _MASK
+    return mixed ^ mixed >> 16
 
 
 def credit(credit: float, *, taken: int, aged: int) -> float:

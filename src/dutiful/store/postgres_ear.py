@@ -62,7 +62,7 @@ class PostgresEar:
         if self._db is None:
             return
         now = time.monotonic()
-        self._asked = {job_id: at for job_id, at in self._asked.items() if job_id in ids and at > now}
+        self._asked = {job_id: at for job_id, at in self._asked.items() if at > now}
         new = [job_id for job_id in ids if job_id not in self._asked]
         for start in range(0, len(new), IDS_PER_NOTIFY):
             some = new[start : start + IDS_PER_NOTIFY]
