@@ -8,6 +8,8 @@ import pytest
 
 from dutiful import config
 from dutiful.config import CONCURRENCY_MAX, Config, Keep
+from dutiful.core import turns
+from dutiful.core.turns import Strict
 from dutiful.errors import ConfigError
 from dutiful.store.liveness import SLOTS_MAX
 
@@ -77,10 +79,18 @@ def test_keep_completed_is_read(setting: object, kept: Keep) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "queues"), [("mail", ("mail",)), (["a", "b"], ("a", "b")), (("a",), ("a",))]
+    ("setting", "queues"),
+    [
+        ("mail", ("mail",)),
+        (["a", "b"], ("a", "b")),
+        (("a",), ("a",)),
+        (["a", "b", "a"], ("a", "b")),
+        ({"a": 6, "b": 3}, ("a", "b")),
+        (Strict("b", "a"), ("b", "a")),
+    ],
 )
 def test_queues_are_read(setting: object, queues: tuple[str, ...]) -> None:
-    assert config.queues(setting) == queues  # type: ignore[arg-type]
+    assert turns.names(setting) == queues  # type: ignore[arg-type]
 
 
 def test_each_handler_that_may_run_has_its_mark() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dutiful.config import Keep
     from dutiful.context import Context
     from dutiful.core.retry import Backoff, Retry
+    from dutiful.core.turns import Strict
     from dutiful.errors import (
         AlreadyStarted,
         BufferFull,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from dutiful.flows import Chain, ChainJob, Group, GroupJob
     from dutiful.handle import Job, Jobs
     from dutiful.handler import Handler
-    from dutiful.job import AttemptError, Cancel, Discard, Progress, Record, Snooze, State
+    from dutiful.job import AttemptError, Cancel, Discard, Progress, Record, Snooze, State, Step
     from dutiful.link import Link
     from dutiful.middleware import Call, CallJob
     from dutiful.relocation import Migrated, Moved, give_up_move, migrate, migration_sql, move
@@ -110,6 +111,7 @@ _HOMES = {
     "SendOptions": "dutiful.sending",
     "Snooze": "dutiful.job",
     "State": "dutiful.job",
+    "Step": "dutiful.job",
     "StoreBusy": "dutiful.errors",
     "StoreCorrupt": "dutiful.errors",
     "StoreError": "dutiful.errors",
@@ -118,6 +120,7 @@ _HOMES = {
     "StoreReplaced": "dutiful.errors",
     "StoreUnavailable": "dutiful.errors",
     "StoreUnknown": "dutiful.errors",
+    "Strict": "dutiful.core.turns",
     "Task": "dutiful.task",
     "UnknownTask": "dutiful.errors",
     "Worker": "dutiful.worker",
@@ -179,6 +182,7 @@ __all__ = [
     "SendOptions",
     "Snooze",
     "State",
+    "Step",
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",
@@ -187,6 +191,7 @@ __all__ = [
     "StoreReplaced",
     "StoreUnavailable",
     "StoreUnknown",
+    "Strict",
     "Task",
     "Unique",
     "UnknownTask",

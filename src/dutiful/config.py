@@ -1,10 +1,10 @@
 """One frozen Config: every default once, each checked once, with its reason."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from dutiful.core.retry import Retry
+from dutiful.core.turns import Turns
 from dutiful.errors import ConfigError
 from dutiful.payload import check_name
 
@@ -39,6 +39,8 @@ class Config:
     Args:
         name: What this worker is called in logs and in a job's history.
         queues: The queues that it takes jobs from.
+        turns: How those take turns; None: they are one line, by priority.
+        age_s: Seconds after which due jobs get a share of the starts whatever their priority; None: never.
         concurrency: Handlers that run at once, of all kinds together; 1 keeps order.
         buffer: Bound on unfinished jobs in the store, or None for no bound.
         retry: The policy of handlers that have none of their own.
@@ -57,6 +59,8 @@ class Config:
 
     name: str = "worker"
     queues: tuple[str, ...] = ("default",)
+    turns: Turns | None = None
+    age_s: float | None = 300.0
     concurrency: int = 8
     buffer: int | None = None
     retry: Retry = field(default_factory=Retry)
@@ -81,6 +85,8 @@ class Config:
         _at_least(1, concurrency=self.concurrency, max_crashes=self.max_crashes)
         _at_least(1, payload_bytes_max=self.payload_bytes_max, result_bytes_max=self.result_bytes_max)
         _at_least(0, grace_s=self.grace_s, busy_s=self.busy_s, park_s=self.park_s, lease_s=self.lease_s)
+        if self.age_s is not None:
+            _at_least(0, age_s=self.age_s)
         if self.concurrency > CONCURRENCY_MAX:
             raise ConfigError(f"concurrency is {self.concurrency}; it can be {CONCURRENCY_MAX} at most.")
         if self.buffer is not None:
@@ -98,11 +104,6 @@ def keep(setting: Keep | int | bool | None) -> Keep:
     if not isinstance(setting, int):
         raise ConfigError(f"keep_completed is {setting!r}; it must be a Keep, a count, True or False.")
     return Keep(count=int(setting))
-
-
-def queues(setting: str | Sequence[str]) -> tuple[str, ...]:
-    """Read `queues=`: one name, or several."""
-    return (setting,) if isinstance(setting, str) else tuple(setting)
 
 
 def _at_least(least: float, **settings: float) -> None:

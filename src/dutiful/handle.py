@@ -5,19 +5,24 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar, overload
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar, overload
 
 import msgspec
 
 from dutiful.errors import JobFailed, JobNotFound, JobTimeout, WrongState
-from dutiful.job import FINISHED, AttemptError, JobId, Progress, Record, State
+from dutiful.job import FINISHED, AttemptError, JobId, Progress, Record, State, Step
 from dutiful.store.contract import Edit, Store
+from dutiful.store.special import steps
 
 T = TypeVar("T")
 
-# Another process's completion is seen this often; our own worker's at once.
+# Our own worker tells at once that a job has finished. Another process's is looked for: soon at first, as
+# many jobs are short; and who still waits then has the store tell, if it can.
 LOOK_S = 0.01
-ALOOK_MAX_S = 0.25  # of a coroutine, of which there may be thousands
+LOOKS = 3
+LOOK_MAX_S = 0.25  # if it cannot
+BACKSTOP_S = 5.0  # if it can: who listens for all looks more often than that
 
 
 async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -47,6 +52,14 @@ class Desk(Protocol):
 
     def nudge(self) -> None:
         """Have this process's worker look for what was changed by hand."""
+        ...
+
+    def listen(self, job_id: JobId, tell: Callable[[], None]) -> bool:
+        """Have `tell` called also when another process finishes the job; return whether that can be."""
+        ...
+
+    def unlisten(self, job_id: JobId, tell: Callable[[], None]) -> None:
+        """Take that back."""
         ...
 
     def decode_result(self, task: str, text: str) -> Any:
@@ -128,6 +141,12 @@ class Job:
         text = self.refresh().progress
         return None if text is None else msgspec.json.decode(text, type=Progress)
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What its handler has done by `ctx.step` and the like, read from the store."""
+        with self._desk.opened().sql_look() as look:
+            return steps.listed(look, self.id)
+
     # --- waiting --------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None = None) -> Record:
@@ -143,18 +162,17 @@ class Job:
         """
         event = threading.Event()
         until = None if timeout is None else time.monotonic() + timeout
-        self._desk.watch(self.id, event.set)
-        try:
+        with _Watching(self._desk, self.id, event.set) as watching:
             while True:
+                event.clear()
+                pause_s = watching.again()
                 record = self.refresh()
                 if record.state in FINISHED:
                     return record
-                rest_s = LOOK_S if until is None else min(LOOK_S, until - time.monotonic())
+                rest_s = pause_s if until is None else min(pause_s, until - time.monotonic())
                 if rest_s <= 0:
                     raise JobTimeout(self.id, timeout or 0.0)
                 event.wait(rest_s)
-        finally:
-            self._desk.unwatch(self.id, event.set)
 
     def result(self, timeout: float | None = None) -> Any:
         """
@@ -186,26 +204,24 @@ class Job:
         import asyncio  # as above
 
         until = None if timeout is None else time.monotonic() + timeout
-        loop, told, pause_s = asyncio.get_running_loop(), asyncio.Event(), LOOK_S
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
 
         def tell() -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(told.set)
 
-        self._desk.watch(self.id, tell)
-        try:
+        with _Watching(self._desk, self.id, tell) as watching:
             while True:
+                told.clear()
+                pause_s = watching.again()
                 record = await self.arefresh()
                 if record.state in FINISHED:
                     return record
-                if until is not None and time.monotonic() >= until:
+                rest_s = pause_s if until is None else min(pause_s, until - time.monotonic())
+                if rest_s <= 0:
                     raise JobTimeout(self.id, timeout or 0.0)
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(told.wait(), pause_s)
-                # Our own worker tells; for another process's, many waiters must not mean many looks.
-                pause_s = min(2 * pause_s, ALOOK_MAX_S)
-        finally:
-            self._desk.unwatch(self.id, tell)
+                    await asyncio.wait_for(told.wait(), rest_s)
 
     async def aresult(self, timeout: float | None = None) -> Any:
         """`result`, without blocking the event loop; so is `await job`."""
@@ -261,6 +277,40 @@ class Job:
     async def arefresh(self) -> Record:
         """`refresh`, without blocking the event loop."""
         return await in_thread(self.refresh)
+
+
+class _Watching:
+    """Has somebody told of a job's end, while he waits for it, and says how long to wait for that."""
+
+    def __init__(self, desk: Desk, job_id: JobId, tell: Callable[[], None]) -> None:
+        self._desk = desk
+        self._id = job_id
+        self._tell = tell
+        self._looks = 0
+        self._is_told = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._take_back()
+
+    def again(self) -> float:
+        """Ask anew, before a look, as who was told is not told again; return how long to wait after it."""
+        self._take_back()
+        self._desk.watch(self._id, self._tell)
+        self._looks += 1
+        if self._looks <= LOOKS:
+            return LOOK_S * self._looks
+        self._is_told = self._desk.listen(self._id, self._tell)
+        return BACKSTOP_S if self._is_told else min(LOOK_MAX_S, LOOK_S * 2.0 ** (self._looks - LOOKS))
+
+    def _take_back(self) -> None:
+        self._desk.unwatch(self._id, self._tell)
+        if self._is_told:
+            self._desk.unlisten(self._id, self._tell)
 
 
 class Jobs(Sequence[Job]):

@@ -114,6 +114,25 @@ class Progress(Struct, frozen=True):
         return None if not self.total else min(1.0, max(0.0, self.done / self.total))
 
 
+class Step(Struct, frozen=True):
+    """
+    What a handler has done, slept, or waits for by `ctx.step`, `ctx.sleep` or `ctx.wait_event`.
+
+    Args:
+        name: As the handler names it.
+        kind: "step", "sleep" or "event".
+        at: When it was done, or will be over at the latest; milliseconds since 1970 UTC.
+        is_done: Whether the next attempt passes it at once.
+        event: The name of the event that is awaited, while it is.
+    """
+
+    name: str
+    kind: str
+    at: int
+    is_done: bool
+    event: str | None = None
+
+
 # How an attempt can end. A handler may return Snooze, Cancel and Discard itself:
 # returned, not raised, so that no `except Exception` swallows them.
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dutiful import config as settings
 from dutiful.config import Config, Keep
+from dutiful.core import turns
 from dutiful.core.retry import Retry
+from dutiful.core.turns import Strict
 from dutiful.errors import AlreadyStarted, ConfigError, StoreError, WorkerStopped
 from dutiful.events import JobsLost
 from dutiful.front.registering import Registering
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from dutiful.store.contract import Store
 
 
+Queues = str | Sequence[str] | Mapping[str, int] | Strict
+
+
 class Worker(Registering):
     """
     Stores payloads, and processes them in the background, whatever happens to the process.
@@ -37,8 +42,12 @@ class Worker(Registering):
             Store. Default: the environment variable DUTIFUL_STORE, or "dutiful.db".
         handlers: Payload type, or task name → the function that handles it (or a Handler).
         middleware: Generator functions that run around each handler; the first outermost.
-        queues: The queues that it takes jobs from; what it sends goes to the first.
+        queues: The queues that it takes jobs from, as one line, by priority; what it sends goes to
+            the first. With weights, {"critical": 6, "default": 3}, each has that share of the starts
+            while it has work; `Strict("critical", "default")`: the first one's jobs before all others'.
         concurrency: Handlers that run at once, of all kinds together. 1 keeps order.
+        age_s: Seconds after which due jobs have waited long: an eighth of the starts goes to those
+            that have been due longest, whatever their priority. None: strictly by priority.
         buffer: Bound on unfinished jobs: when it is reached, `send` waits. None: no bound.
         name: What it is called in logs and in a job's history.
         retry: The policy of handlers that have none of their own.
@@ -64,8 +73,9 @@ class Worker(Registering):
         *,
         handlers: Mapping[Any, Any] | None = None,
         middleware: "Iterable[Middleware]" = (),
-        queues: str | Sequence[str] = ("default",),
+        queues: Queues = ("default",),
         concurrency: int = 8,
+        age_s: float | None = 300.0,
         buffer: int | None = None,
         name: str = "worker",
         retry: Retry | None = None,
@@ -82,7 +92,9 @@ class Worker(Registering):
     ) -> None:
         config = Config(
             name=name,
-            queues=settings.queues(queues),
+            queues=turns.names(queues),
+            turns=turns.turns(queues),
+            age_s=age_s,
             concurrency=concurrency,
             buffer=buffer,
             retry=retry or Retry(),
@@ -107,7 +119,7 @@ class Worker(Registering):
         state = "stopped" if self._stopping else "started" if self._runner else "not started"
         return f"<Worker {self._config.name!r} on {self._store.label}, {state}>"
 
-    def configure(self, *, concurrency: int | None = None, queues: str | Sequence[str] | None = None) -> None:
+    def configure(self, *, concurrency: int | None = None, queues: Queues | None = None) -> None:
         """
         Replace settings before the start, as `dutiful run --concurrency` does.
 
@@ -120,7 +132,8 @@ class Worker(Registering):
             self._config = dataclasses.replace(
                 self._config,
                 concurrency=self._config.concurrency if concurrency is None else concurrency,
-                queues=self._config.queues if queues is None else settings.queues(queues),
+                queues=self._config.queues if queues is None else turns.names(queues),
+                turns=self._config.turns if queues is None else turns.turns(queues),
             )
             self._drafting = Drafting(self._registry, self._config)
 
@@ -242,6 +255,7 @@ class Worker(Registering):
                     if lost:
                         self._events.emit(JobsLost(self._config.name, lost))
                 self._is_open = False
+                self._listening.close()
                 self._store.close()
                 self._door.use_anywhere()
         if self._at_exit is not None:

@@ -43,6 +43,48 @@ def test_it_says_what_it_runs(folder):
         command.said("4 tasks, queues a, b, concurrency 7")
 
 
+@pytest.mark.parametrize("below", [[], ["--processes", "1"]], ids=["alone", "supervised"])
+@pytest.mark.parametrize(
+    ("options", "firsts"),
+    [
+        (["--queues", "low,high"], "lllhhh"),  # one line, in the order sent
+        (["--queues", "high,low", "--strict"], "hhhlll"),
+        (["--queues", "high=2,low=1"], "hlhhll"),
+    ],
+    ids=["one line", "strict", "weights"],
+)
+def test_queues_are_taken_in_line_strictly_or_by_weight(folder, below, options, firsts):
+    for queue, number in (("low", 0), ("low", 1), ("low", 2), ("high", 10), ("high", 11), ("high", 12)):
+        assert dutiful("send", "jobs.db", "note", number, "--queue", queue, cwd=folder).returncode == 0
+
+    with running(folder, "run", "app:worker", "--concurrency", "1", *options, *below) as command:
+        wait_until(lambda: len(notes(folder)) == 6)
+        command.signal(signal.SIGTERM)
+        assert command.ends() == 0
+
+    order = ["h" if int(line.split()[1]) >= 10 else "l" for line in notes(folder)]
+    assert "".join(order) == firsts
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--queues", "a=1,b"], "'b' has no weight, and others have"),
+        (["--queues", "a=x,b=1"], "'a=x' has no weight"),
+        (["--queues", ","], "',' names no queue"),
+        (["--queues", "a=0,b=1"], "the weight of queue 'a' is 0"),
+        (["--queues", "a b"], "'a b' cannot name a queue"),
+        (["--queues", "a=1,b=2", "--strict"], "--strict goes with --queues A,B, without weights"),
+        (["--strict"], "--strict goes with --queues A,B"),
+    ],
+)
+def test_queues_that_make_no_sense_are_refused(folder, options, complaint):
+    done = dutiful("run", "app:worker", *options, cwd=folder)
+
+    assert done.returncode == 2
+    assert complaint in done.stderr
+
+
 @pytest.mark.parametrize(
     ("target", "complaint"),
     [

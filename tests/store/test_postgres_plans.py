@@ -14,9 +14,11 @@ from contextlib import closing
 import pytest
 
 from dutiful.store import postgres_look, postgres_step, postgres_upkeep
-from dutiful.store.contract import Draft, Outcome, Take, Work
+from dutiful.store.contract import Aged, Draft, Outcome, Take, Work
 from dutiful.store.postgres import PostgresStore
 from dutiful.store.postgres_access import Connection
+from dutiful.store.postgres_sql import _ours
+from dutiful.store.special import ageing, gates
 from tests.store import inside_postgres as inside
 
 PK = "job_pkey"
@@ -33,6 +35,12 @@ STATEMENTS = [
     ("take", postgres_step.due(), {CLAIM}),
     ("take, skipping", postgres_step.due(skip=True), {CLAIM}),
     ("take suspects", postgres_step.due(suspects=True), {SUSPECT}),
+    ("take old ones", postgres_step.AGED[False], {CLAIM}),
+    ("take old ones, skipping", postgres_step.AGED[True], {CLAIM}),
+    ("look who has waited long", _ours(ageing.statement(skip=False)), {CLAIM}),
+    ("look who has waited long, skipping", _ours(ageing.statement(skip=True)), {CLAIM}),
+    ("next of a limit", _ours(gates.FIRST_IN_POOL), {"job_pool"}),
+    ("oldest of a limit", _ours(gates.OLDEST_IN_POOL), {"job_pool_age"}),
     ("claim", postgres_step.CLAIM, {PK}),
     ("fused, deleting", postgres_step.FUSED[True, False, True], {PK}),
     ("fused, keeping", postgres_step.FUSED[True, True, True], {PK}),
@@ -150,7 +158,12 @@ def depth(line: str) -> int:
 def test_the_claim_sorts_nothing(db: Connection) -> None:
     """The index has the order; a sort would read all that is due."""
     for suspects in (False, True):
-        assert not any("Sort" in line for line in plan(db, postgres_step.due(suspects=suspects)))
+        for skip in (False, True):
+            assert not any(
+                "Sort" in line for line in plan(db, postgres_step.due(suspects=suspects, skip=skip))
+            )
+        assert not any("Sort" in line for line in plan(db, postgres_step.AGED[suspects]))
+        assert not any("Sort" in line for line in plan(db, _ours(ageing.statement(skip=suspects))))
 
 
 # --- what lies in the way ------------------------------------------------------------------------
@@ -196,6 +209,28 @@ def test_future_jobs_of_a_high_priority_are_not_in_the_way(store: PostgresStore)
 
     assert len(claims) == 10
     assert crowded <= alone + 20
+
+
+def test_old_jobs_are_found_at_once_among_many(store: PostgresStore) -> None:
+    """Behind a hundred thousand urgent ones, and with as many of their own age."""
+    owner = store.join("w", ["q"], 1)
+    for at, priority in ((1_000_001, 5), (2_000_001, 0)):
+        with store._access.borrowed() as db:
+            db.run(
+                "INSERT INTO dutiful.job (id, due_at, created_at, priority, state, queue, task)"
+                " SELECT n, n, 1, %s, 'pending', 'q', 't' FROM generate_series(%s, %s) AS n",
+                (priority, at, at + 99_999),
+            )
+    values = {"queue": "q", "limit": 3, "priority": 0, "till": 9_000_000}
+
+    pages = touched(store, postgres_step.AGED[False], values)
+    with store.sql_look() as look:
+        seen, _ = ageing.levels(look, "q")
+    claims = step(store, take=Take(owner, ("q",), 9, aged=Aged((("q", 0),), 9_000_000, 3))).claims
+
+    assert [(level.priority, level.due_at) for level in seen] == [(5, 1_000_001), (0, 2_000_001)]
+    assert [claim.id for claim in claims[:4]] == [2_000_001, 2_000_002, 2_000_003, 1_000_001]
+    assert pages < 20
 
 
 def test_a_plan_made_on_an_empty_table_holds_when_it_is_large(store: PostgresStore) -> None:

@@ -17,8 +17,8 @@ import pytest
 from dutiful.config import Keep
 from dutiful.job import Ack, ErrorInfo, State
 from dutiful.store import sqlite_look, sqlite_step, sqlite_upkeep
-from dutiful.store.contract import Draft, Outcome, Query, Special, Take, Unique, Work
-from dutiful.store.special import clockwork, groups
+from dutiful.store.contract import Aged, Draft, Outcome, Query, Special, Take, Unique, Work
+from dutiful.store.special import ageing, clockwork, groups
 from dutiful.store.special.release import FOLLOWERS_AT_ONCE
 from dutiful.store.sqlite import SqliteStore
 from tests.store import inside
@@ -79,12 +79,15 @@ def _indexes(plan: list[str]) -> set[str]:
 CLAIM, SUSPECT = "dutiful_job_claim", "dutiful_job_suspect"
 RUNNING, FINISHED = "dutiful_job_running", "dutiful_job_finished"
 DEAD, PARKED, CANCEL = "dutiful_job_dead", "dutiful_job_parked", "dutiful_job_cancel"
+POOL_AGE = "dutiful_job_pool_age"
 LANE, POOL, UNIQUE = "dutiful_job_lane", "dutiful_job_pool", "dutiful_job_unique"
 EXPIRES, BLOCKED, END = "dutiful_job_expires", "dutiful_job_blocked", "dutiful_job_end"
 
 STATEMENTS = [
     ("take", sqlite_step.select_due(suspects=False, skip=False), {CLAIM}),
     ("take with suspects", sqlite_step.select_due(suspects=True, skip=True), {CLAIM, SUSPECT}),
+    ("take old ones", sqlite_step.select_aged(skip=False), {CLAIM}),
+    ("take old ones, skipping", sqlite_step.select_aged(skip=True), {CLAIM}),
     ("claim", sqlite_step._CLAIM, {PK}),
     ("ack", sqlite_step._ACK, {PK}),
     ("complete a run", sqlite_step._COMPLETE + sqlite_step._RUN, {PK}),
@@ -119,13 +122,18 @@ TRACED = [
     ("cancel", lambda s: s.edit([1, 2, 3], "cancel"), {PK}),
     ("delete", lambda s: s.edit([1, 2, 3], "delete"), {PK}),
     ("send with a key", lambda s: _send(s, Special(key="k")), {LANE, PK}),
-    ("send with a limit", lambda s: _send(s, Special(pool="p", pool_size=2)), {POOL, PK}),
-    ("send with both", lambda s: _send(s, Special(key="k", pool="p", pool_size=2)), {LANE, POOL, PK}),
+    ("send with a limit", lambda s: _send(s, Special(pool="p", pool_size=2)), {POOL, POOL_AGE, PK}),
+    (
+        "send with both",
+        lambda s: _send(s, Special(key="k", pool="p", pool_size=2)),
+        {LANE, POOL, POOL_AGE, PK},
+    ),
     ("send a unique one", lambda s: _send(s, Special(unique=ONCE), twice=True), {UNIQUE, PK}),
     ("send after others", lambda s: _send(s, Special(after=(1, 2))), {PK}),
     ("send a group", lambda s: _group(s), {CLAIM, PK}),  # noqa: PLW0108  # defined below
-    ("tend", lambda s: _tend(s), {EXPIRES, BLOCKED, END, LANE, POOL, PK}),  # noqa: PLW0108  # defined below
-    ("a whole life", lambda s: _live(s), {CLAIM, LANE, POOL, PK}),  # noqa: PLW0108  # defined below
+    ("tend", lambda s: _tend(s), {EXPIRES, BLOCKED, END, LANE, POOL, POOL_AGE, PK}),  # noqa: PLW0108  # defined below
+    ("look who has waited long", lambda s: _levels(s), {CLAIM}),  # noqa: PLW0108  # defined below
+    ("a whole life", lambda s: _live(s), {CLAIM, LANE, POOL, POOL_AGE, PK}),  # noqa: PLW0108  # defined below
 ]
 ONCE = Unique("u", (State.PENDING, State.BLOCKED, State.RUNNING))
 
@@ -164,6 +172,12 @@ def _tend(store) -> None:
     clockwork.tend(store, found, "w")
 
 
+def _levels(store) -> None:
+    with store.sql_look() as look:
+        ageing.levels(look, "q")
+        ageing.levels(look, "q", {"t"}, below=3)
+
+
 def _live(store) -> None:
     """Sent, claimed, tried again, completed, and followed."""
     owner = store.join("v", ["special"], 9)
@@ -195,7 +209,8 @@ def _traced(store: SqliteStore, action) -> list[str]:
 
 
 @pytest.mark.parametrize(("action", "indexes"), [row[1:] for row in TRACED], ids=[row[0] for row in TRACED])
-def test_an_action_goes_by_its_indexes(store: SqliteStore, action, indexes: set[str]) -> None:
+def test_an_action_goes_by_its_indexes(store: SqliteStore, action, indexes: set[str], monkeypatch) -> None:
+    monkeypatch.setattr("dutiful.core.ageing.share", lambda _count, _now: 1)  # not by chance
     found: set[str] = set()
     for sql in _traced(store, action):
         with closing(sqlite3.connect(inside.path_of(store))) as db:
@@ -275,9 +290,12 @@ def test_find_walks_from_the_newest_down_and_sorts_nothing(store: SqliteStore) -
 @pytest.mark.parametrize("full", [False, True])
 def test_the_claim_sorts_nothing(store: SqliteStore, full: bool) -> None:
     """The index has the order; a sorter would read all that is due."""
-    sql = sqlite_step.select_due(suspects=full, skip=full)
-
-    assert not any("TEMP B-TREE" in line for line in _plan(inside.writer(store), sql))
+    for sql in (
+        sqlite_step.select_due(suspects=full, skip=full),
+        sqlite_step.select_aged(skip=full),
+        ageing.statement(skip=full).replace("{job}", "dutiful_job").replace("{names}", "('t')"),
+    ):
+        assert not any("TEMP B-TREE" in line for line in _plan(inside.writer(store), sql))
 
 
 def test_each_index_of_the_jobs_serves_a_statement(store: SqliteStore) -> None:
@@ -288,3 +306,19 @@ def test_each_index_of_the_jobs_serves_a_statement(store: SqliteStore) -> None:
 
     used = set().union(*(row[2] for row in STATEMENTS), *(row[2] for row in TRACED))
     assert {_str(name) for (name,) in rows.fetchall()} == used - {PK}
+
+
+def test_old_jobs_are_found_at_once_among_many(store: SqliteStore) -> None:
+    """Behind a hundred thousand urgent ones, and with as many of their own age."""
+    owner = store.join("v", ["many"], 1)
+    low = _step(store, drafts=[Draft("t", "many", ["1"] * 100_000)]).stored[0]
+    high = _step(store, drafts=[Draft("t", "many", ["1"] * 100_000, priority=5)]).stored[0]
+    steps: list[int] = []
+    db = inside.writer(store)
+    db.set_progress_handler(lambda: steps.append(1), 100)  # after each 100 of SQLite's instructions
+
+    claims = _step(store, take=Take(owner, ("many",), 4, aged=Aged((("many", 0),), 2**60, 3))).claims
+
+    db.set_progress_handler(None, 0)
+    assert [claim.id for claim in claims] == [*low[:3], high[0]]
+    assert len(steps) < 100

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dutiful.config import Keep
+from dutiful.core.turns import Turns
 from dutiful.job import Ack, Claim, ErrorInfo, State
-from dutiful.store.contract import Draft, Outcome, Take, Work
+from dutiful.store.contract import Aged, Draft, Outcome, Take, Work
 from dutiful.store.sqlite import MEMORY, SqliteStore
 from tests.store import inside
 
@@ -166,6 +167,33 @@ class StoreMachine(RuleBasedStateMachine):
         got = [claim.id for claim in outcome.claims]
         assert sorted(got) == sorted(expected[:limit])
         assert outcome.unknown <= ({"strange"} if not knows_all else set())
+        self._claimed(owner, outcome.claims, got)
+
+    @rule(n=st.integers(0, 1), limit=st.integers(1, 5), is_strict=st.booleans(), old=st.integers(0, 2))
+    def take_in_turn(self, n, limit, is_strict, old):
+        """By turns of the queues, some of it because it is old: as many as there are, each once."""
+        owner = self.owners[n]
+        if not owner:
+            return
+        due = [
+            job_id
+            for queue in QUEUES
+            for job_id, job in sorted(self.jobs.items(), key=lambda pair: pair[1].urgency())
+            if job.state is State.PENDING and job.queue == queue and not job.is_future and not job.parked
+            if not job.crashes
+        ]
+        turns = Turns.strictly(QUEUES) if is_strict else Turns.by_weight({"a": 2, "b": 3})
+        aged = Aged((("a", 0), ("a", -1), ("b", -1)), 2**60, old) if old else None
+
+        outcome = self._step(n, take=Take(owner, QUEUES, limit, turns=turns, aged=aged))
+
+        got = [claim.id for claim in outcome.claims]
+        assert len(set(got)) == len(got) == min(limit, len(due))
+        assert set(got) <= set(due)
+        assert not (outcome.drained and len(due) > limit)
+        assert outcome.aged <= (2 * old)
+        if is_strict and not old:
+            assert got == due[:limit]
         self._claimed(owner, outcome.claims, got)
 
     @rule(n=st.integers(0, 1), tasks=st.sets(st.sampled_from(TASKS)), queue=st.sampled_from(QUEUES))

@@ -24,6 +24,7 @@ from dutiful.cli import (
     schedules,
     send,
     status,
+    watch,
 )
 from dutiful.cli.text import clean
 
@@ -40,6 +41,7 @@ examples:
   dutiful status jobs.db                           how things stand
   dutiful jobs jobs.db --state dead                what failed for good
   dutiful job jobs.db 42                           all about one job
+  dutiful watch jobs.db 42                         the same, live
   dutiful retry jobs.db 42
 
 """
@@ -113,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(add, "status", status, "how a store stands: jobs, what is due, workers")
     _add(add, "jobs", jobs, "list jobs, newest first")
     _add(add, "job", job, "all about one job: payload, result, attempts, tracebacks")
+    _add(add, "watch", watch, "follow one job live, until it ends")
     for name in ("retry", "cancel", "delete"):
         _add(add, name, edits, edits.HELP[name])
     for name in ("pause", "resume"):

@@ -11,7 +11,7 @@ EPILOG = """\
 exit codes:
   0    done
   1    not done, or not all of it: no such job, its state does not allow it, a bad line;
-       for doctor: there is something to look at
+       for doctor: there is something to look at; for watch: the job is dead or cancelled
   2    wrong usage: an option, or what module:worker leads to
   3    trouble with the store: not there, busy, full, damaged, moved away;
        for move: refused, or not finished

@@ -117,9 +117,7 @@ def _facts(record: Record) -> None:
 
 def _progress(stored: str) -> str:
     said = text.value(stored)
-    done, total, message = said["done"], said.get("total"), said.get("message", "")
-    share = f"{done:g} of {total:g} ({100 * done / total:.0f} %)" if total else f"{done:g}"
-    return text.clean(f"{share}  {message}".rstrip())
+    return text.progress(said["done"], said.get("total"), said.get("message", ""))
 
 
 def _ended(record: Record) -> str:

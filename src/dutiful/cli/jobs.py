@@ -26,6 +26,7 @@ examples:
   dutiful jobs jobs.db --all --json | jq .id       all of them, a line each
 
 Payloads and results are shown by `dutiful job` alone: they may be private."""
+_FAR_MS = 50 * 365 * 86_400_000  # so far away is only what waits for an event without a timeout
 _BEHIND = {"after": "other jobs", "group": "the rest of its group", "key": "its key", "pool": "its limit"}
 
 
@@ -128,6 +129,8 @@ def when(record: Record, now_ms: int) -> str:
         return f"since {text.duration((now_ms - started) / 1000)}{asked}"
     if record.held in _BEHIND:
         return f"waits for {_BEHIND[record.held]}"
+    if record.due_at > now_ms + _FAR_MS:
+        return "waits for an event"
     if record.due_at > now_ms:
         return f"due {text.from_now(record.due_at, now_ms)}"
     return f"due since {text.duration((now_ms - record.due_at) / 1000)}"

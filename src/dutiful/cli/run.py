@@ -6,13 +6,13 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from dutiful.cli import codes, logs, options, parent, target
+from dutiful.cli import codes, logs, options, parent, queues, target
 from dutiful.cli.signals import WOKEN, Signals
 
 if TYPE_CHECKING:
     import argparse
 
-    from dutiful import Worker
+    from dutiful import Strict, Worker
 
 # After the second signal, async handlers and child processes are ended, which takes them up to 1 s, and
 # what they did is given back as interrupted. What is not over after this time, or at a third signal, is
@@ -23,6 +23,7 @@ _EPILOG = """\
 examples:
   dutiful run app:worker                           the Worker `worker` in app.py, or the package app
   dutiful run jobs/app.py:worker --concurrency 20
+  dutiful run app:worker --queues critical=6,default=3
   dutiful run app:worker --processes 4             for handlers that use a core each
   dutiful run app:worker --reload                  while you develop
 
@@ -38,7 +39,15 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concurrency", type=options.count, metavar="N", help="handlers at once, in each process"
     )
-    parser.add_argument("--queues", type=_names, metavar="A,B", help="take jobs from these queues only")
+    parser.add_argument(
+        "--queues",
+        type=queues.checked,
+        metavar="A,B",
+        help="take jobs from these queues only; A=6,B=3: by these weights",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="with --queues A,B: all jobs of A before any of B"
+    )
     parser.add_argument(
         "--processes", type=options.count, metavar="N", help="so many processes, kept running"
     )
@@ -49,11 +58,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def command(args: argparse.Namespace) -> int:
+    chosen = _queues(args)
     is_child = parent.is_above()
     logs.set_up(args.log_level, as_json=args.log_json, with_pid=is_child)
     if not is_child and (args.processes or args.reload):
@@ -61,12 +67,18 @@ def command(args: argparse.Namespace) -> int:
 
         return supervise(args)
     worker = target.load(args.target)
-    worker.configure(concurrency=args.concurrency, queues=args.queues)
+    worker.configure(concurrency=args.concurrency, queues=chosen)
     logs.log.info("tasks: %s", ", ".join(sorted(worker.handlers.tasks())) or "none")
     with Signals() as signals:
         parent.stop_with_it()
         worker.start()
         return _until_stopped(worker, signals)
+
+
+def _queues(args: argparse.Namespace) -> tuple[str, ...] | dict[str, int] | Strict | None:
+    if args.strict and (args.queues is None or "=" in args.queues):
+        raise codes.Refused("--strict goes with --queues A,B, without weights; nothing was started.")
+    return None if args.queues is None else queues.setting(args.queues, strict=args.strict)
 
 
 def _until_stopped(worker: Worker, signals: Signals) -> int:

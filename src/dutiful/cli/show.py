@@ -44,11 +44,12 @@ def _writer() -> Callable[[list[tuple[str, str]]], None]:
 
 def _has_colour(stream: TextIO) -> bool:
     return (
-        stream.isatty() and not os.environ.get("NO_COLOR") and _is_clever() and find_spec("rich") is not None
+        stream.isatty() and not os.environ.get("NO_COLOR") and is_clever() and find_spec("rich") is not None
     )
 
 
-def _is_clever() -> bool:
+def is_clever() -> bool:
+    """Whether a terminal, if there is one, can move about in a line."""
     return os.environ.get("TERM", "") not in ("", "dumb")
 
 
@@ -93,7 +94,7 @@ def tell(text: str) -> None:
 @contextmanager
 def progress(label: str, total: int | None) -> Generator[Callable[[int, str], None], None, None]:
     """Show on a terminal how far it is: call the function given, with a note. Elsewhere show nothing."""
-    if not sys.stderr.isatty() or not _is_clever():
+    if not sys.stderr.isatty() or not is_clever():
         yield lambda _done, _note: None
         return
     if _has_colour(sys.stderr):

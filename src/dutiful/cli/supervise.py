@@ -216,7 +216,9 @@ def _command(args: argparse.Namespace) -> list[str]:
     if args.concurrency:
         command += ["--concurrency", str(args.concurrency)]
     if args.queues:
-        command += ["--queues", ",".join(args.queues)]
+        command += ["--queues", args.queues]
+    if args.strict:
+        command.append("--strict")
     if args.log_json:
         command.append("--log-json")
     if args.traceback:

@@ -91,6 +91,17 @@ def size(count: int) -> str:
     return f"{count:,} bytes" if unit == "bytes" else f"{number:.1f} {unit}"
 
 
+def progress(done: float, total: float | None, message: str) -> str:
+    """
+    Return how far a job has come.
+
+    >>> progress(3, 4, "c.png")
+    '3 of 4 (75 %)  c.png'
+    """
+    share = f"{done:g} of {total:g} ({100 * done / total:.0f} %)" if total else f"{done:g}"
+    return clean(f"{share}  {message}".rstrip())
+
+
 def jobs(count: int) -> str:
     """Return "1 job", "2,000 jobs"."""
     return "1 job" if count == 1 else f"{count:,} jobs"

@@ -11,6 +11,7 @@ from dutiful.door import Door
 from dutiful.errors import ConfigError, WorkerStopped
 from dutiful.events import Events
 from dutiful.job import JobId
+from dutiful.listening import Listening
 from dutiful.payload import decode_plain
 from dutiful.registry import Registry
 from dutiful.sending import Drafting, Room
@@ -49,6 +50,7 @@ class Base:
         self._committer = Committer(
             self._store, buffer=config.buffer, keep_completed=config.keep_completed.count > 0
         )
+        self._listening = Listening(self._store)
         self._drafting = Drafting(self._registry, config)
         self._room = Room(self._committer, config.buffer)
         self._committer.room_made = self._room.made
@@ -76,7 +78,9 @@ class Base:
                     self._store.open()
                     self._is_open = True
                     self._door.use_here()
-                    self._at_exit = weakref.finalize(self, _close_at_exit, self._committer, self._store)
+                    self._at_exit = weakref.finalize(
+                        self, _close_at_exit, self._committer, self._store, self._listening
+                    )
         return self._store
 
     def watch(self, job_id: JobId, tell: Callable[[], None]) -> None:
@@ -90,6 +94,15 @@ class Base:
             waiting.remove(tell)
         if not waiting:
             self._committer.watched.pop(job_id, None)
+
+    def listen(self, job_id: JobId, tell: Callable[[], None]) -> bool:
+        """Have `tell` called also when another process finishes the job; return whether that can be."""
+        self.opened()
+        return self._listening.begin(job_id, tell)
+
+    def unlisten(self, job_id: JobId, tell: Callable[[], None]) -> None:
+        """Take that back."""
+        self._listening.end(job_id, tell)
 
     def decode_result(self, task: str, text: str) -> Any:
         """Return a result as the task's handler is annotated, if this process knows it."""
@@ -114,8 +127,9 @@ class Base:
         return self._runner is not None and self._runner.runs_here()
 
 
-def _close_at_exit(committer: Committer, store: Store) -> None:
+def _close_at_exit(committer: Committer, store: Store, listening: Listening) -> None:
     committer.close()
+    listening.close()
     store.close()
 
 

@@ -27,6 +27,7 @@ from dutiful.runner.batches import Batches, Item
 from dutiful.runner.doubts import Doubts
 from dutiful.runner.failure import crashed
 from dutiful.runner.leaving import Leaving
+from dutiful.runner.line import Line
 from dutiful.runner.loop import Loop
 from dutiful.runner.parking import Parking
 from dutiful.runner.pauses import Pauses
@@ -46,6 +47,7 @@ from dutiful.store.special.schedules import Declared
 HEARTBEAT_S = 10.0
 TIDY_S = 30.0
 TEND_S = 5.0
+AGE_LOOK_S = 1.0  # how often to look, while more is due than there is room for, who has waited long
 IDLE_PAUSE_S = 30.0  # with nothing due the loop still looks now and then; it is woken long before
 BUSY_PAUSE_S = 0.25  # all slots are taken: the loop is woken as soon as that changes
 BLOCKED_PAUSE_S = 0.05  # something is due that cannot be taken yet, such as a second suspect
@@ -81,6 +83,7 @@ class Runner:
         self._doubts = Doubts()
         self._troubles = Troubles(events, config.name, over=self.nudge)
         self._pace = pacing.Pace()
+        self._line = Line(store, config.turns, config.age_s)
         self._payload_bytes = 0.0
         self._batches = Batches(
             registry, events, config.name, offer=self._offer, is_more_coming=self._is_more_coming
@@ -225,6 +228,7 @@ class Runner:
             self._park_duty,
             Duty("pruning", TICK_S, self._prune),
             Duty("writing how far jobs have come", TICK_S, self._attempts.write_progress),
+            Duty("looking for what has waited long", max(self._tend_s(), AGE_LOOK_S), self._look_at_age),
             self._tending,
             Duty("giving back what was taken unawares", TEND_S, self._settle_doubts),
             self._firing_duty,
@@ -256,6 +260,8 @@ class Runner:
             skip=self._parking.passed_over(),
             look=look,
             handoff=True,
+            turns=self._line.turns,
+            aged=self._line.aged(limit),
         )
 
     def _note_backlog(self) -> None:
@@ -282,6 +288,8 @@ class Runner:
         elif wish is not None and wish.look and outcome.drained and self._notes == self._notes_seen:
             self._backlog = False
         if outcome.claims:
+            if wish is not None and wish.look:
+                self._line.took(wish, outcome)
             self._receive(outcome.claims)
         if outcome.late:
             self._outcomes.tell_late(outcome.late)
@@ -540,6 +548,9 @@ class Runner:
         for claim in claims:
             self._outcomes.end(claim, Interrupted())
             self._suspects.let_go(claim)
+
+    def _look_at_age(self) -> None:
+        self._line.look(self._pauses.queues, self._parking.passed_over(), is_behind=self._backlog)
 
     def _park(self) -> None:
         if self._parking.tend():

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from msgspec import Struct, field
 
 from dutiful.config import Keep
+from dutiful.core.turns import Turns
 from dutiful.job import Ack, Claim, JobId, Record, State
 
 if TYPE_CHECKING:  # 3 ms, for those who use it
     from dutiful.store.borrowed.completing import Completion
     from dutiful.store.borrowed.connection import Borrowed, Steps
+    from dutiful.store.ear import Ear
 
 Owner = int
 
@@ -106,6 +108,18 @@ class Draft(Struct, frozen=True):
         return self.delay_s is None and self.run_at is None
 
 
+class Aged(Struct, frozen=True):
+    """
+    Due jobs of these queues and priorities that have been due since `till` (ms): they come first.
+
+    At most `limit` of them; with turns, of each queue.
+    """
+
+    levels: tuple[tuple[str, int], ...]  # (queue, priority)
+    till: int
+    limit: int
+
+
 class Take(Struct, frozen=True):
     """
     What a worker wants to take: at most `limit` due jobs, at most `suspects` of them suspects.
@@ -114,6 +128,9 @@ class Take(Struct, frozen=True):
     in `skip` are passed over without a look. With `handoff`, new jobs of the same step that
     are due at once and for which the limit has room are stored as claimed, if nothing that
     was due before them is left waiting.
+
+    All queues are one line, by priority; with `turns`, each is a line of its own, and they say from
+    which a job is taken next. `aged` may let some jobs come before those.
     """
 
     owner: Owner
@@ -124,6 +141,8 @@ class Take(Struct, frozen=True):
     skip: Collection[str] = ()
     look: bool = True  # False: nothing is waiting, as far as the caller knows
     handoff: bool = False
+    turns: Turns | None = None
+    aged: Aged | None = None
 
 
 class Work(Struct):
@@ -159,6 +178,8 @@ class Outcome(Struct):
     left_ends: bool = False  # so many wait for a job that has ended that the rest is told later (clockwork)
     # The drafts of which a job was there already (Unique), or whose group takes no more.
     found: set[int] = field(default_factory=set[int])
+    turns: Turns | None = None  # those of `take`, as they are after it
+    aged: int = 0  # how many were taken because they are old
 
 
 class WorkerInfo(Struct, frozen=True):
@@ -482,6 +503,10 @@ class Store(Protocol):
 
     def sql_look(self) -> AbstractContextManager[Sql]:
         """Give a way to read, and read only."""
+        ...
+
+    def ear(self) -> "Ear | None":
+        """Return a way to hear that jobs have finished elsewhere; None if there is none, or no elsewhere."""
         ...
 
     def is_in_transaction_here(self) -> bool:

@@ -15,7 +15,7 @@ The PostgreSQL store.
 from collections.abc import Callable, Collection, Container, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dutiful.config import Keep
 from dutiful.crashpoint import crashpoint
@@ -33,6 +33,9 @@ from dutiful.store.postgres_moving import PostgresGround, check_not_moved
 from dutiful.store.postgres_sql import PostgresSql
 from dutiful.store.postgres_users import Users
 from dutiful.store.postgres_workers import Workers
+
+if TYPE_CHECKING:
+    from dutiful.store.ear import Ear
 
 __all__ = ["PostgresStore"]
 
@@ -130,6 +133,7 @@ class PostgresStore:
 
     def exchange(self, work: Work, outcome: Outcome) -> None:
         self._exchange.do(work, outcome)
+        self._workers.tell_ended(work)
 
     def insert_in(self, transaction: Any, drafts: Sequence[Draft]) -> list[range]:
         borrowed = borrow(transaction)  # before ids are spent on something else
@@ -173,6 +177,7 @@ class PostgresStore:
                 crashpoint("transaction.before_commit")
                 self._access.commit(db, xid, None, db.end)
                 crashpoint("transaction.after_commit")
+        self._workers.tell_ended(Work(completed=[(each.id, each.attempt) for each in claims]))
 
     # --- workers --------------------------------------------------------------------------------------
 
@@ -265,6 +270,11 @@ class PostgresStore:
         with self._access.looking() as db:
             yield PostgresSql(db)
 
+    def ear(self) -> "Ear | None":
+        from dutiful.store.postgres_ear import PostgresEar  # for those who use it
+
+        return None if self._access.is_pooled else PostgresEar(self._access)
+
     def is_in_transaction_here(self) -> bool:
         return False  # other connections' writes do not wait for it
 
@@ -298,6 +308,7 @@ class PostgresStore:
             self._workers.tell_cancelled()
         if done:  # run again, or out of another's way
             self._workers.ring()
+            self._workers.tell_some_ended()
         return done
 
     def _edit(self, ids: Sequence[JobId], edit: Edit) -> list[JobId]:

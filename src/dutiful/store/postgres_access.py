@@ -219,6 +219,8 @@ class Access:
             # Each of our statements has its index. The planner must not take an empty table for a reason
             # to read all of it, and keep that plan while a million jobs come in.
             ("enable_seqscan", "off"),
+            # Nor must it gather and sort all that is due, because few seem to be left of it by a filter.
+            ("enable_bitmapscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
             ("plan_cache_mode", "force_generic_plan"),

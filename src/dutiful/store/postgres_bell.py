@@ -16,9 +16,12 @@ import time
 
 from dutiful.errors import StoreError
 from dutiful.store.postgres_access import Access, Connection, Error
+from dutiful.store.postgres_asked import Asked
 
 RING_EVERY_S = 0.005  # a burst of sends rings so often; each ring costs every worker a claim
 DUE, CANCEL = "due", "cancel"
+ASK = "ask"  # somebody waits for jobs: their ids
+DONE = "done"  # such a job has ended; on a channel of its own, for those who wait
 
 Ring = tuple[str, str]  # a channel, and what is sent on it
 
@@ -91,6 +94,7 @@ class Ringer:
         self._access = access
         self.channel = access.schema_name
         self.name = secrets.token_hex(8)
+        self.asked = Asked()
         self._wanted: set[str] = set()
         self._rung_at = 0.0
         self._came = threading.Event()
@@ -146,7 +150,8 @@ class Ringer:
                     if not self._access.is_pooled:
                         # Nothing is stored by a ring: it need not wait for the disk.
                         self._db.execute("SET synchronous_commit = off")
-                self._db.execute("SELECT pg_notify(%s, %s)", (self.channel, f"{word} {self.name}"))
+                channel = done_channel(self.channel) if word == DONE else self.channel
+                self._db.execute("SELECT pg_notify(%s, %s)", (channel, f"{word} {self.name}"))
             except (Error, StoreError):
                 self._hang_up()
             else:
@@ -172,6 +177,11 @@ class Ringer:
         if word == CANCEL:
             return CANCEL
         return None if name == self.name else DUE
+
+
+def done_channel(schema: str) -> str:
+    """Return the channel on which those who wait for jobs are rung for."""
+    return f"{schema} done"
 
 
 def _pipe() -> tuple[int, int]:

@@ -16,6 +16,7 @@ import msgspec
 
 from dutiful.job import Claim, JobId
 from dutiful.store import drafting, postgres_step
+from dutiful.store.choosing import Found, age, choose, urgency
 from dutiful.store.contract import Draft, Outcome, Owner, Take, Work
 from dutiful.store.postgres_access import Access, Connection, Cursor
 from dutiful.store.postgres_bell import Ring
@@ -347,17 +348,34 @@ class _Claiming:
         self._skip = set(wish.skip)
         self._suspects = wish.suspects
         self._limit = wish.limit
-        self._answers: list[tuple[Cursor | None, Cursor]] = []
+        self._turns = wish.turns
+        self._answers: list[tuple[str, Cursor | None, list[Cursor], Cursor]] = []
         self._locked: list[Claim] = []
 
     def ask(self) -> None:
         """Lock what is due: of each queue as much as all together may be."""
-        self._answers = [(self._ask_for_suspects(queue), self._ask_for(queue)) for queue in self._wish.queues]
+        self._answers = [
+            (queue, self._ask_for_suspects(queue), self._ask_for_aged(queue), self._ask_for(queue))
+            for queue in self._wish.queues
+        ]
 
     def _ask_for_suspects(self, queue: str) -> Cursor | None:
         if not self._suspects:
             return None
         return postgres_step.select_due(self._db, queue, self._suspects, self._skip, suspects=True)
+
+    def _ask_for_aged(self, queue: str) -> list[Cursor]:
+        aged, limit = self._wish.aged, self._aged_max()
+        if aged is None or limit <= 0:
+            return []
+        return [
+            postgres_step.select_aged(self._db, queue, priority, aged.till, limit, self._skip)
+            for its_queue, priority in aged.levels
+            if its_queue == queue
+        ]
+
+    def _aged_max(self) -> int:
+        return 0 if self._wish.aged is None else min(self._limit, self._wish.aged.limit - self._outcome.aged)
 
     def _ask_for(self, queue: str) -> Cursor:
         return postgres_step.select_due(self._db, queue, self._limit, self._skip)
@@ -392,29 +410,37 @@ class _Claiming:
 
     def _chosen(self) -> tuple[list[Claim], bool]:
         """Return the most urgent of what was found, suspects first, and whether that is all there are."""
-        suspects: list[Claim] = []
-        others: list[Claim] = []
-        is_all = True
-        for guilty, innocent in self._answers:
-            found = (
+        found = {
+            queue: Found(
                 [] if guilty is None else postgres_step.claims_in(guilty),
+                sorted((claim for each in old for claim in postgres_step.claims_in(each)), key=age),
                 postgres_step.claims_in(innocent),
             )
-            suspects += found[0]
-            others += found[1]
-            is_all = is_all and len(found[0]) + len(found[1]) < self._limit
-        if len(self._answers) > 1:
-            suspects.sort(key=_urgency)
-            others.sort(key=_urgency)
+            for queue, guilty, old, innocent in self._answers
+        }
+        is_all = all(len(each.suspects) + len(each.others) < self._limit for each in found.values())
+        if self._turns is not None or self._wish.aged is not None:
+            return self._chosen_in_turn(found, is_all=is_all)
+        suspects = [claim for each in found.values() for claim in each.suspects]
+        others = [claim for each in found.values() for claim in each.others]
+        if len(found) > 1:
+            suspects.sort(key=urgency)
+            others.sort(key=urgency)
         chosen = (suspects[: self._suspects] + others)[: self._limit]
         if len(chosen) < len(suspects) + len(others):
             self._outcome.left_pending = True  # locked for a moment, as above
             is_all = False
         return chosen, is_all
 
-
-def _urgency(claim: Claim) -> tuple[int, int, int]:
-    return (-claim.priority, claim.due_at, claim.id)
+    def _chosen_in_turn(self, found: dict[str, Found], *, is_all: bool) -> tuple[list[Claim], bool]:
+        chosen = choose(
+            found, self._turns, limit=self._limit, suspects=self._suspects, aged=max(0, self._aged_max())
+        )
+        self._turns = self._outcome.turns = chosen.turns
+        self._outcome.aged += chosen.aged
+        if not chosen.is_all:
+            self._outcome.left_pending = True  # as above
+        return chosen.claims, is_all and chosen.is_all
 
 
 def _row(cursor: Cursor) -> tuple[Any, ...]:

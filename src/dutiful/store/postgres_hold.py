@@ -25,7 +25,7 @@ from dutiful.errors import StoreError, StoreUnavailable
 from dutiful.store import postgres_pulse, postgres_worker_rows
 from dutiful.store.contract import Pulse
 from dutiful.store.postgres_access import Access, Connection, Error
-from dutiful.store.postgres_bell import CANCEL, Bell, Ringer
+from dutiful.store.postgres_bell import ASK, CANCEL, Bell, Ringer
 from dutiful.store.postgres_pulse import Heard, Watch
 from dutiful.store.postgres_worker_rows import Registration
 
@@ -183,6 +183,9 @@ class Hold:
             self._hear(notification.extra.decode())
 
     def _hear(self, payload: str) -> None:
+        if payload.startswith(f"{ASK} "):
+            self._ringer.asked.hear(payload.removeprefix(f"{ASK} "))
+            return
         word = self._ringer.heard(payload)
         if word == CANCEL:
             self._has_cancelled = True

@@ -203,6 +203,13 @@ SELECT j.id, j.attempt + 1, j.failures, j.crashes, j.task, j.queue, j.payload, j
          ORDER BY due_at, id LIMIT %(limit)s {lock}) AS j
  LIMIT %(limit)s
 """
+# Of one priority, those that have waited long: index job_claim serves the range and the order.
+_AGED = """
+SELECT id, attempt + 1, failures, crashes, task, queue, payload, priority, due_at, extra FROM dutiful.job
+ WHERE queue = %(queue)s AND state = 'pending' AND crashes = 0
+   AND priority = %(priority)s::integer AND due_at <= least(%(till)s::bigint, {now}) {skip}
+ ORDER BY due_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+"""
 _SKIP = "AND task <> ALL (%(skip)b::text[])"
 CLAIM = f"""
 UPDATE dutiful.job
@@ -237,6 +244,19 @@ def select_due(
     if skip:
         values["skip"] = sorted(skip)
     return db.run(DUE[suspects, bool(skip)], values)
+
+
+AGED = {skip: _AGED.format(skip=_SKIP if skip else "", now=NOW) for skip in (False, True)}
+
+
+def select_aged(
+    db: Connection, queue: str, priority: int, till: int, limit: int, skip: Collection[str]
+) -> Cursor:
+    """Lock up to `limit` jobs of a queue and a priority that have been due since `till`."""
+    values: dict[str, object] = {"queue": queue, "priority": priority, "till": till, "limit": limit}
+    if skip:
+        values["skip"] = sorted(skip)
+    return db.run(AGED[bool(skip)], values)
 
 
 def claims_in(cursor: Cursor) -> list[Claim]:

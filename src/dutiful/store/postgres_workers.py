@@ -13,10 +13,10 @@ from dutiful.crashpoint import crashpoint
 from dutiful.job import Ack, Claim, JobId
 from dutiful.store import clock, postgres_pulse, postgres_step, postgres_upkeep
 from dutiful.store import postgres_worker_rows as rows
-from dutiful.store.contract import Marks, Owner, Pulse, WorkerInfo
+from dutiful.store.contract import Marks, Owner, Pulse, Work, WorkerInfo
 from dutiful.store.liveness import Life
 from dutiful.store.postgres_access import Access, Connection
-from dutiful.store.postgres_bell import CANCEL, Bell, Ring, Ringer
+from dutiful.store.postgres_bell import CANCEL, DONE, Bell, Ring, Ringer
 from dutiful.store.postgres_hold import Hold
 from dutiful.store.postgres_marks import LocalFolder
 from dutiful.store.postgres_pulse import Dead, Watch
@@ -258,6 +258,16 @@ class Workers:
         """Have all workers look whether a job of theirs was cancelled."""
         if self._access.is_open:
             self._ringer.ring(CANCEL)
+
+    def tell_ended(self, work: Work) -> None:
+        """A step is committed: ring for those who wait for what it has ended, if anybody does."""
+        if self._ringer.asked.has_ended(work):
+            self._ringer.ring(DONE)
+
+    def tell_some_ended(self) -> None:
+        """Jobs have ended in another way than by a step, which is rare."""
+        if self._access.is_open:
+            self._ringer.ring(DONE)
 
     def doorbell(self) -> int | None:
         """Return what becomes readable when somebody rings."""

@@ -13,6 +13,7 @@ The SQLite store: one file, or memory.
 import sqlite3
 from collections.abc import Callable, Collection, Container, Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dutiful.config import Keep
@@ -30,6 +31,7 @@ from dutiful.store.sqlite_workers import Workers
 if TYPE_CHECKING:
     from dutiful.store.borrowed.completing import Completion
     from dutiful.store.borrowed.connection import Borrowed, Steps
+    from dutiful.store.ear import Ear
 
 __all__ = ["MEMORY", "SqliteStore"]
 
@@ -241,6 +243,11 @@ class SqliteStore:
     def sql_look(self) -> Generator[SqliteSql]:
         with self._access.looking() as db:
             yield SqliteSql(db, clock.wall_ms())
+
+    def ear(self) -> "Ear | None":
+        from dutiful.store.ear import FileEar  # for those who use it
+
+        return None if self.in_memory else FileEar(Path(f"{self._access.path}-wal"))
 
     def is_in_transaction_here(self) -> bool:
         return self._access.is_in_transaction_here()

@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 from dutiful.job import FINISHED, Ack, Claim, JobId
-from dutiful.store.contract import Draft, Outcome, Take
+from dutiful.store.choosing import Found, age, choose, urgency
+from dutiful.store.contract import Aged, Draft, Outcome, Take
 
 _encode = msgspec.json.Encoder().encode
 _claims = msgspec.json.Decoder(list[Claim]).decode
@@ -194,6 +195,20 @@ def select_due(*, suspects: bool, skip: bool) -> str:
     return f"{_ROW} FROM (SELECT * FROM ({first}) UNION ALL SELECT * FROM ({others}))"
 
 
+# Of one priority, those that have waited long: index dutiful_job_claim serves the range and the order.
+_AGED = """
+SELECT id, attempt, failures, crashes, task, queue, payload, priority, due_at, extra FROM dutiful_job AS j
+ WHERE queue = :queue AND state = 'pending' AND crashes = 0
+   AND priority = :priority AND due_at <= min(:till, :now) {skip}
+ ORDER BY due_at LIMIT :limit
+"""
+
+
+def select_aged(*, skip: bool) -> str:
+    """Return the query for old jobs."""
+    return f"{_ROW} FROM ({_AGED.format(skip=_SKIP if skip else '')})"
+
+
 _SELECT_DUE = {
     (suspects, skip): select_due(suspects=suspects, skip=skip)
     for suspects in (False, True)
@@ -206,7 +221,11 @@ def take(db: sqlite3.Connection, wish: Take, outcome: Outcome, *, now: int) -> N
     skip = set(wish.skip)
     suspects = wish.suspects
     while True:
-        due, is_all = _due(db, wish.queues, wish.limit - len(outcome.claims), suspects, skip, now)
+        limit = wish.limit - len(outcome.claims)
+        if wish.turns is None and wish.aged is None:
+            due, is_all = _due(db, wish.queues, limit, suspects, skip, now)
+        else:
+            due, is_all = _due_in_turn(db, wish, limit, suspects, skip, now, outcome)
         known = due if wish.known is None else [claim for claim in due if claim.task in wish.known]
         if known:
             ids = _text([claim.id for claim in known])
@@ -238,9 +257,56 @@ def _due(
         is_all = is_all and len(here) < limit
         found += here
     if len(queues) > 1:
-        found.sort(key=_urgency)
+        found.sort(key=urgency)
     chosen = _limited(found, limit, suspects)
     return chosen, is_all and len(chosen) == len(found)
+
+
+def _due_in_turn(
+    db: sqlite3.Connection,
+    wish: Take,
+    limit: int,
+    suspects: int,
+    skip: set[str],
+    now: int,
+    outcome: Outcome,
+) -> tuple[list[Claim], bool]:
+    """Return up to `limit` due jobs by the queues' turns, and by age; and whether that is all there are."""
+    turns = wish.turns if outcome.turns is None else outcome.turns
+    aged = 0 if wish.aged is None else min(limit, wish.aged.limit - outcome.aged)
+    found: dict[str, Found] = {}
+    is_all = True
+    for queue in wish.queues if turns is None else [each for each in turns.strides if each in wish.queues]:
+        here, is_all_here = _due(db, (queue,), limit, suspects, skip, now)
+        found[queue] = Found(
+            [claim for claim in here if claim.crashes],
+            _aged(db, queue, wish.aged, aged, skip, now),
+            [claim for claim in here if not claim.crashes],
+        )
+        is_all = is_all and is_all_here
+        if turns is not None and turns.is_strict and len(here) == limit:
+            is_all = False  # nothing of the next ones can be taken
+            break
+    chosen = choose(found, turns, limit=limit, suspects=suspects, aged=aged)
+    outcome.turns = chosen.turns
+    outcome.aged += chosen.aged
+    return chosen.claims, is_all and chosen.is_all
+
+
+def _aged(
+    db: sqlite3.Connection, queue: str, aged: Aged | None, limit: int, skip: set[str], now: int
+) -> list[Claim]:
+    found: list[Claim] = []
+    if aged is None or limit <= 0:
+        return found
+    values: dict[str, object] = {"queue": queue, "till": aged.till, "now": now, "limit": limit}
+    if skip:
+        values["skip"] = _text(sorted(skip))
+    for its_queue, priority in aged.levels:
+        if its_queue == queue:
+            row = db.execute(select_aged(skip=bool(skip)), {**values, "priority": priority}).fetchone()
+            found += _read(row[0])
+    return sorted(found, key=age)[:limit]
 
 
 def _limited(found: list[Claim], limit: int, suspects: int) -> list[Claim]:
@@ -262,10 +328,6 @@ def _read(text: bytes) -> list[Claim]:
 
 def _broken(value: object) -> bool:
     return isinstance(value, str) and any("\udc80" <= char <= "\udcff" for char in value)
-
-
-def _urgency(claim: Claim) -> tuple[int, int, int]:
-    return (-claim.priority, claim.due_at, claim.id)
 
 
 def first_due(db: sqlite3.Connection, queue: str, *, now: int, limit: int) -> list[tuple[JobId, str, int]]:

@@ -26,6 +26,7 @@ from dutiful.testing.jobs import JobContract
 from dutiful.testing.periodic import DurableSchedules
 from dutiful.testing.special import SpecialContract
 from dutiful.testing.steps import DurableSteps, StepContract
+from dutiful.testing.turns import TurnContract
 from dutiful.testing.workers import DoorbellContract, DurableWorkers, WorkerContract
 
 __all__ = [
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 
-class StoreContract(StepContract, ClaimContract, DraftContract, JobContract, WorkerContract):
+class StoreContract(StepContract, ClaimContract, TurnContract, DraftContract, JobContract, WorkerContract):
     """The one suite for every store, ours or a stranger's."""
 
 

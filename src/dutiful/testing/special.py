@@ -149,6 +149,27 @@ class LimitContract(Hooks):
         step(store, acks=[ack(claim)])
         assert ids_of(take(store, owner)) == [low]
 
+    def test_no_job_starves_behind_more_urgent_ones_of_its_limit(self, store: Store) -> None:
+        """Once it has waited for long, a share of the slots goes to the oldest, and only a share."""
+        owner, special = joined(store), Special(pool="p", pool_size=1)
+        low = put(store, draft(*map(str, range(3)), special=special))
+        put(store, draft(*map(str, range(150)), priority=5, special=special))
+        (first,) = take(store, owner)
+        step(store, acks=[ack(first)])
+        order: list[JobId] = []
+
+        for aged in (False, True):
+            if aged:
+                self.pass_time(store, 400)
+            for _ in range(60):
+                (claim,) = take(store, owner)
+                order.append(claim.id)
+                self.pass_time(store, 0.003)
+                step(store, acks=[ack(claim)])
+
+        assert [job_id for job_id in order if job_id in low] == low[1:]
+        assert not set(order[:60]) & set(low)
+
     def test_a_rate_spreads_the_starts(self, store: Store) -> None:
         owner = joined(store)
         ids = put(store, draft(*"1234", special=Special(pool="p", per_s=1 / 60, burst=2)))

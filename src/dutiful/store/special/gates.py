@@ -11,14 +11,20 @@ happens while the key's or the limit's name is held, so that two who let the nex
 through at once are one after the other.
 """
 
-from dutiful.core import rates
+from dutiful.core import ageing, rates
 from dutiful.job import JobId
 from dutiful.store.contract import Outcome, Special, Sql
 
 _AT_ONCE = 1000
+_AGE_MS = 300_000  # who has been due for so long has a share of a limit, whatever its priority
 _UNFINISHED = "state IN ('pending', 'blocked', 'running')"  # as in the indexes job_lane and job_pool
 # One that waits for a retry has stepped aside: it counts again when it is due.
 _READY = "(failures = 0 OR due_at <= ?)"
+_IN_POOL = (
+    f"SELECT id FROM {{job}} WHERE pool = ? AND held = 'pool' AND {_UNFINISHED} AND due_at <= ? ORDER BY"
+)
+FIRST_IN_POOL = f"{_IN_POOL} priority DESC, id LIMIT ?"
+OLDEST_IN_POOL = f"{_IN_POOL} id LIMIT ?"
 
 
 def first_gate(lane: str | None, pool: str | None) -> str | None:
@@ -135,17 +141,7 @@ class Turn:
         room = min(_AT_ONCE, size - _in_pool(sql, pool, size)) if size else _AT_ONCE
         if room <= 0:
             return False
-        # By index job_pool, most urgent first; what is not due takes no slot.
-        ids = [
-            row[0]
-            for row in sql.rows(
-                f"SELECT id FROM {{job}} WHERE pool = ? AND held = 'pool' AND {_UNFINISHED} AND due_at <= ?"
-                " ORDER BY priority DESC, id LIMIT ?",
-                pool,
-                sql.now,
-                room,
-            )
-        ]
+        ids = _next_in_pool(sql, pool, room)
         if not ids:
             return False
         let_through(sql, ids)
@@ -172,6 +168,17 @@ def _declare(sql: Sql, special: Special) -> None:
         )
     elif found[0] != values:
         sql.change("UPDATE {pool} SET size = ?, per_s = ?, burst = ? WHERE name = ?", *values, special.pool)
+
+
+def _next_in_pool(sql: Sql, pool: str, room: int) -> list[JobId]:
+    """Return who is next, most urgent first, but for the share of those that wait for long."""
+    old: list[JobId] = []
+    share = ageing.share(room, sql.now)
+    if share:  # by index job_pool_age
+        old = [row[0] for row in sql.rows(OLDEST_IN_POOL, pool, sql.now - _AGE_MS, share)]
+    # By index job_pool; what is not due takes no slot.
+    urgent = [row[0] for row in sql.rows(FIRST_IN_POOL, pool, sql.now, room)]
+    return [*old, *(job_id for job_id in urgent if job_id not in old)][:room]
 
 
 def _in_pool(sql: Sql, pool: str, at_most: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from dutiful.job import Ack, Claim, JobId, State
+from dutiful.job import Ack, Claim, JobId, State, Step
 from dutiful.store.contract import Sql
 
 _NOTHING_ELSE = "{}"  # an `extra` that asks for nothing
@@ -44,6 +44,22 @@ def noted(look: Sql, job_id: JobId) -> dict[str, Noted]:
     """Return all that a job has noted, by name. By primary key."""
     rows = look.rows("SELECT name, kind, at, event, value FROM {step} WHERE job_id = ?", job_id)
     return {name: Noted(*rest) for name, *rest in rows}
+
+
+def listed(look: Sql, job_id: JobId) -> tuple[Step, ...]:
+    """Return all that a job has noted, for people to look at: what is done in its order, then what is not."""
+    found = noted(look, job_id)
+    if not found:
+        return ()
+    now = look.now
+    steps = [Step(name, each.kind, each.at, _is_done(each, now), each.event) for name, each in found.items()]
+    return tuple(sorted(steps, key=lambda step: (not step.is_done, step.at, step.name)))
+
+
+def _is_done(noted: Noted, now: int) -> bool:
+    if noted.kind == "step":
+        return True
+    return noted.event is None if noted.kind == "event" else noted.at <= now
 
 
 def note(sql: Sql, job_id: JobId, name: str, new: Noted) -> None:

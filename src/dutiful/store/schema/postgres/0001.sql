@@ -78,6 +78,8 @@ CREATE INDEX job_lane ON dutiful.job (lane, held, id)
     WHERE lane IS NOT NULL AND state IN ('pending', 'blocked', 'running');
 CREATE INDEX job_pool ON dutiful.job (pool, held, priority DESC, id)
     WHERE pool IS NOT NULL AND state IN ('pending', 'blocked', 'running');
+CREATE INDEX job_pool_age ON dutiful.job (pool, held, id)
+    WHERE pool IS NOT NULL AND state IN ('pending', 'blocked', 'running');
 CREATE UNIQUE INDEX job_unique ON dutiful.job (unique_key)
     WHERE unique_key IS NOT NULL;
 CREATE INDEX job_expires ON dutiful.job (expires_at)

@@ -60,6 +60,8 @@ CREATE INDEX dutiful_job_lane ON dutiful_job (lane, held, id)
     WHERE lane IS NOT NULL AND state IN ('pending', 'blocked', 'running');
 CREATE INDEX dutiful_job_pool ON dutiful_job (pool, held, priority DESC, id)
     WHERE pool IS NOT NULL AND state IN ('pending', 'blocked', 'running');
+CREATE INDEX dutiful_job_pool_age ON dutiful_job (pool, held, id)
+    WHERE pool IS NOT NULL AND state IN ('pending', 'blocked', 'running');
 CREATE UNIQUE INDEX dutiful_job_unique ON dutiful_job (unique_key)
     WHERE unique_key IS NOT NULL;
 CREATE INDEX dutiful_job_expires ON dutiful_job (expires_at)
