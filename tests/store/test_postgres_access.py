@@ -6,14 +6,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
-from dutiful.errors import ConfigError, ForkedProcess, SchemaTooNew, StoreError, StoreUnavailable
+from dutiful.errors import ConfigError, ForkedProcess, SchemaTooNew, StoreBusy, StoreError, StoreUnavailable
+from dutiful.job import Ack, State
 from dutiful.store import postgres_schema
 from dutiful.store.contract import Draft, Outcome, Take, Work
 from dutiful.store.postgres import PostgresStore
@@ -263,6 +264,94 @@ def test_a_forked_child_leaves_the_parents_connections_alone(store: PostgresStor
     assert store.unfinished() == 2
 
 
+# --- prepared statements ----------------------------------------------------------------------------
+
+
+def put_both_ways(store: PostgresStore) -> None:
+    """By one statement, which we prepare, and by several, which psycopg prepares; and look."""
+    for _ in range(3):
+        put(store)
+        store.exchange(Work(drafts=[Draft("t", "q", ["1"]), Draft("u", "q", ["1"])]), Outcome())
+        store.counts()
+
+
+def raise_inside(store: PostgresStore) -> None:
+    with pytest.raises(LookupError), store.sql() as sql:
+        sql.rows("SELECT id FROM {job} LIMIT 1")
+        raise LookupError
+
+
+def wait_in_vain(store: PostgresStore) -> None:
+    with closing(inside.other_connection(store)) as other, other.transaction():
+        other.execute("SELECT FROM dutiful.job FOR UPDATE")
+        with pytest.raises(StoreBusy):
+            store.edit([1], "cancel")
+
+
+def fail_in_a_step(store: PostgresStore) -> None:
+    """In its first trip: the statements behind the one that fails are not even parsed."""
+    taken = Outcome()
+    store.exchange(Work(take=Take(7, ("q",), 1)), taken)
+    acks = [Ack(claim.id, claim.attempt, State.DEAD, 1, 0) for claim in taken.claims]
+    with closing(inside.other_connection(store)) as other, other.transaction():
+        other.execute("SELECT FROM dutiful.job FOR UPDATE")
+        with pytest.raises(StoreBusy):
+            store.exchange(Work(acks=acks, take=Take(7, ("q", "other"), 1)), Outcome())
+
+
+def drop_something(store: PostgresStore) -> None:
+    with store._access.writing() as db:
+        db.run("CREATE TABLE dutiful.mine ()")
+        db.run("DROP TABLE dutiful.mine")
+
+
+def deallocate(store: PostgresStore) -> None:
+    """As psycopg does after this and that; or a pooler that gives the session to others in between."""
+    with store._access.borrowed() as db:
+        db.execute("DEALLOCATE ALL")
+
+
+@pytest.mark.parametrize("trouble", [raise_inside, wait_in_vain, fail_in_a_step, drop_something, deallocate])
+def test_after_whatever_ends_prepared_statements_the_store_goes_on(
+    database_url: str, trouble: Callable[[PostgresStore], None]
+) -> None:
+    """On the same connections, at once: nobody after it gets an error."""
+    with closing(inside.opened(database_url, busy_s=0.1)) as store:
+        put_both_ways(store)
+
+        for _ in range(3):
+            trouble(store)
+            put_both_ways(store)
+
+        assert store.unfinished() == 4 * 9
+
+
+def test_statements_that_are_lost_unnoticed_cost_one_error_at_most(store: PostgresStore) -> None:
+    """Psycopg believes that its own are there: such a connection is given to nobody else."""
+    put_both_ways(store)
+    with store._access.borrowed() as db:
+        db.pgconn.exec_(b"DEALLOCATE ALL")
+
+    with pytest.raises(StoreError):
+        store.counts()
+
+    put_both_ways(store)
+
+
+def test_a_table_that_has_changed_since_costs_no_error(store: PostgresStore, database_url: str) -> None:
+    """As after a migration that somebody else has done: what was prepared before gives other columns."""
+    with store._access.borrowed() as db:
+        with psycopg.connect(database_url) as other:
+            other.execute("CREATE TABLE public.mine AS SELECT 1 AS a")
+        assert db.send("SELECT * FROM public.mine", {}) == [b"1"]
+        db.commit_sent()
+        with psycopg.connect(database_url) as other:
+            other.execute("ALTER TABLE public.mine ALTER a TYPE text")
+
+        assert db.send("SELECT * FROM public.mine", {}) == [b"1"]
+        db.commit_sent()
+
+
 # --- the handler's transaction ------------------------------------------------------------------------
 
 
@@ -293,6 +382,17 @@ def test_a_handler_gets_the_settings_of_its_role_and_leaves_none_behind(store: P
         assert db.info.backend_pid == pid, "a connection is kept for the next handler"
         assert setting(db, "search_path") == '"$user", public'
         assert db.execute("SELECT to_regclass('pg_temp.mine')").fetchone() == (None,)
+
+
+def test_a_handler_that_has_statements_prepared_leaves_none_behind(store: PostgresStore) -> None:
+    first, second = claims(store, 2)
+    with store.transaction(first) as db:
+        db.prepare_threshold = 0
+        db.execute("SELECT %s::text", ("mine",))
+
+    with store.transaction(second) as db:
+        assert db.prepare_threshold is None
+        assert db.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
 
 
 def test_a_handler_that_ends_the_transaction_itself_is_told(store: PostgresStore) -> None:

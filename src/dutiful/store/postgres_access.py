@@ -233,6 +233,10 @@ class Access:
         db = self._next_idle(self._idle) or self.connect("store")
         try:
             yield db
+        except Error:
+            # Not for the next: what psycopg has prepared in it, or has not, nobody knows for sure.
+            db.close()
+            raise
         finally:
             if db.is_ready and self._may_keep(self._idle):
                 self._idle.append(db)
@@ -279,7 +283,10 @@ class Access:
     def _take_back(self, db: Connection) -> None:
         """Keep it for the next handler, without whatever this one has set."""
         db.roll_back()
-        if db.is_ready and self._may_keep(self._lendable) and not self.is_pooled:
+        # What a handler has had prepared is gone when we forget, and psycopg would not notice.
+        has_prepared = db.prepare_threshold is not None
+        may_keep = db.is_ready and self._may_keep(self._lendable)
+        if may_keep and not has_prepared and not self.is_pooled:
             try:
                 db.forget()
             except Error:

@@ -10,6 +10,7 @@ sender's way: 40 µs of the client's time instead of 130 with psycopg's pipeline
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import select
@@ -100,15 +101,20 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def roll_back(self) -> None:
         """Undo what is not committed; a connection that cannot is closed."""
+        if self.is_ready:
+            return
         try:
-            if not self.is_ready:
-                self.run("ROLLBACK")
+            # psycopg's own, which then prepares anew: of what an aborted pipeline has skipped it would
+            # believe that it is there. With that it drops our statements too.
+            self.rollback()
         except Error:
             self.close()
+        self._statements.clear()
 
     def forget(self) -> None:
         """Undo what a handler may have set for the session, or on this object."""
         self.run("DISCARD ALL")
+        self._statements.clear()
         self.autocommit = True
         self.row_factory = tuple_row
         self.cursor_factory = psycopg.Cursor
@@ -129,11 +135,22 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def send(self, sql: str, values: Mapping[str, object]) -> list[bytes | None]:
         """
-        Execute a statement; return its one row. Its transaction is open: `commit` it, or close.
+        Execute a statement; return its one row. Its transaction is open: `commit_sent` it, or close.
 
         Raises:
             Error: It has failed; nothing was changed.
         """
+        is_old = sql in self._statements
+        try:
+            return self._send(sql, values)
+        except Error as error:
+            if not is_old or not is_about_a_prepared_statement(error) or self.closed:
+                raise
+            # It was prepared before, and is gone, as after any DEALLOCATE or DISCARD ALL: so once more.
+            del self._statements[sql]
+            return self._send(sql, values)
+
+    def _send(self, sql: str, values: Mapping[str, object]) -> list[bytes | None]:
         self.began_at = time.monotonic()
         try:
             name, order = self._statements.get(sql) or self._ready_statement(sql)
@@ -209,7 +226,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @functools.cached_property
     def _statements(self) -> dict[str, tuple[bytes, list[str]]]:
+        """What is prepared, as far as we know: its name, and its values in order."""
         return {}
+
+    @functools.cached_property
+    def _numbers(self) -> "itertools.count[int]":
+        return itertools.count()
 
     def _ready_statement(self, sql: str) -> tuple[bytes, list[str]]:
         order: list[str] = []
@@ -221,7 +243,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return b"$%d" % (order.index(key) + 1)
 
         text = _NAMED.sub(number, in_schema(sql, self.schema))
-        name = b"dutiful_%d" % len(self._statements)
+        name = b"dutiful_%d" % next(self._numbers)  # never one that was: it may still be there
         self.pgconn.send_prepare(name, text)
         result = self._result()
         if result is None or result.status != pq.ExecStatus.COMMAND_OK:
@@ -279,6 +301,11 @@ def parameters(url: str) -> dict[str, Any]:
 def is_bad_value(error: Error) -> bool:
     """Whether a value is at fault, such as a text with a NUL: neither the store nor the network."""
     return isinstance(error, errors.DataError)
+
+
+def is_about_a_prepared_statement(error: Error) -> bool:
+    """Whether a prepared statement is no more, or what it reads has changed since. Nothing was done."""
+    return isinstance(error, errors.InvalidSqlStatementName | errors.FeatureNotSupported)
 
 
 def is_about_the_connection(error: Error) -> bool:
