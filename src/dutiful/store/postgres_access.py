@@ -142,7 +142,9 @@ class Access:
             StoreUnavailable: There is no server, or it does not let us in.
         """
         with self.translating():
+            began_at = time.monotonic()
             db = Connection.connect(**self._parameters, **self._settings(purpose))
+            db.connected_at = began_at
             db.schema = self.schema
             db.patience_s = self.busy_s + _SILENCE_S  # for a lock, and for a server that is there
             try:
@@ -153,10 +155,11 @@ class Access:
         self._all.add(db)
         return db
 
-    def break_off(self) -> None:
-        """Have all who wait for an answer get an error instead."""
+    def break_off(self, *, until: float) -> None:
+        """Have all who wait for an answer get an error, on connections begun until then (monotonic)."""
         for db in list(self._all):
-            db.break_off()
+            if db.connected_at <= until:
+                db.break_off()
 
     def disconnect(self, db: Connection) -> None:
         """Close a connection from `connect`."""

@@ -51,7 +51,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     schema = ""
     timeline = ""  # of the server's history: another after a failover
-    began_at = 0.0  # its last transaction, by the monotonic clock
+    connected_at = 0.0  # when that was begun, by the monotonic clock
+    began_at = 0.0  # its last transaction, by the same
     patience_s = 30.0  # `send` and `commit_sent` wait so long for an answer; the others as long as TCP does
     _poll: "select.poll | None" = None
 
