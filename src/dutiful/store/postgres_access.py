@@ -40,6 +40,11 @@ _IDLE_MAX = 4  # connections kept for the next who asks: a writer, readers, a ha
 _CONNECT_S = 10
 # A peer that is gone without a word is found out within this long, by either side: a lease (10 s) or so.
 _SILENCE_S = 10
+# A kernel acknowledges what a frozen server never answers, and so may whatever sits between. So there is a
+# bound on any wait for an answer, besides that for a lock; and what may take longer has its own.
+ANSWER_S = 10.0
+READ_S = 60.0  # reads over many jobs, and pruning
+REBUILD_S = 3600.0  # what goes through all jobs: a migration, a move
 _ASK_AGAIN_S = 0.05  # between two questions what a transaction came to
 # Where we are: behind a pooler the process is not the one that we were told of. The timeline, the first
 # part of a log file's name, changes with a failover.
@@ -146,12 +151,12 @@ class Access:
             db = Connection.connect(**self._parameters, **self._settings(purpose))
             db.connected_at = began_at
             db.schema = self.schema
-            db.patience_s = self.busy_s + _SILENCE_S  # for a lock, and for a server that is there
             try:
                 self._prepare(db, for_handler=for_handler)
             except BaseException:
                 db.close()
                 raise
+        db.patience_s = self.busy_s + ANSWER_S  # for a lock, and for a server that is there
         self._all.add(db)
         return db
 

@@ -18,6 +18,7 @@ from dutiful.errors import StoreError
 from dutiful.store.postgres_access import Access, Connection, Error
 
 RING_EVERY_S = 0.005  # a burst of sends rings so often; each ring costs every worker a claim
+PATIENCE_S = 5.0  # with a server that does not answer: the pulses serve as well
 DUE, CANCEL = "due", "cancel"
 
 Ring = tuple[str, str]  # a channel, and what is sent on it
@@ -143,6 +144,7 @@ class Ringer:
             try:
                 if self._db is None:
                     self._db = self._access.connect("bell")
+                    self._db.patience_s = PATIENCE_S
                     if not self._access.is_pooled:
                         # Nothing is stored by a ring: it need not wait for the disk.
                         self._db.execute("SET synchronous_commit = off")

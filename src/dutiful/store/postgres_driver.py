@@ -16,14 +16,15 @@ import re
 import select
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from dutiful.errors import ConfigError
 
 try:
     import psycopg
     from psycopg import conninfo, errors, pq
+    from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
     from psycopg.rows import tuple_row
 except ImportError as missing:
@@ -35,6 +36,8 @@ except ImportError as missing:
 Error = psycopg.Error
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 Values = Sequence[object] | Mapping[str, object]
+
+RV = TypeVar("RV")
 
 _NOTIFY = b"SELECT pg_notify($1, $2)"
 _NAMED = re.compile(rb"%\((\w+)\)s")
@@ -53,8 +56,43 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     timeline = ""  # of the server's history: another after a failover
     connected_at = 0.0  # when that was begun, by the monotonic clock
     began_at = 0.0  # its last transaction, by the same
-    patience_s = 30.0  # `send` and `commit_sent` wait so long for an answer; the others as long as TCP does
+    patience_s: float | None = 10.0  # so long it waits for an answer, or for more of it; None: for ever
     _poll: "select.poll | None" = None
+
+    def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        """
+        Wait until psycopg has what it waits for. All that it does comes here.
+
+        Raises:
+            Error: Nothing was heard of the server for `patience_s`; the connection is closed.
+        """
+        return super().wait(gen if self.patience_s is None else self._impatient(gen), *args, **kwargs)
+
+    def _impatient(self, steps: PQGen[RV]) -> PQGen[RV]:
+        # Not psycopg's own limit: it is one for all of a long answer, and newer than 3.2.
+        heard_at = time.monotonic()
+        try:
+            events = next(steps)
+            while True:
+                ready = yield events  # every 0.1 s it is: nothing
+                if ready:
+                    heard_at = time.monotonic()
+                elif self.patience_s is not None and time.monotonic() - heard_at > self.patience_s:
+                    self.close()
+                    raise _no_answer(self.patience_s)
+                events = steps.send(ready)
+        except StopIteration as end:
+            result: RV = end.value
+            return result
+
+    @contextlib.contextmanager
+    def patient(self, patience_s: float | None) -> Generator[None]:
+        """Wait longer, or not so long, for what is asked inside."""
+        before, self.patience_s = self.patience_s, patience_s
+        try:
+            yield
+        finally:
+            self.patience_s = before
 
     def run(self, sql: str, values: Values | None = None) -> Cursor:
         """Execute a statement of ours, in which every table is called `dutiful.…`."""
@@ -262,8 +300,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return self.pgconn.get_result()
 
     def _wait_for(self, events: int) -> None:
-        if not self._poll_for(events).poll(1000 * self.patience_s):
-            raise errors.OperationalError(f"the server has not answered for {self.patience_s:.0f} s")
+        patience_s = self.patience_s
+        if not self._poll_for(events).poll(None if patience_s is None else 1000 * patience_s):
+            raise _no_answer(patience_s or 0.0)
         self.pgconn.consume_input()
 
     def _poll_for(self, events: int) -> select.poll:
@@ -271,6 +310,10 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             self._poll = select.poll()
         self._poll.register(self.pgconn.socket, events)
         return self._poll
+
+
+def _no_answer(patience_s: float) -> Error:
+    return errors.OperationalError(f"the server has not answered for {patience_s:.0f} s")
 
 
 def _error(result: PGresult | None) -> Error:

@@ -228,6 +228,7 @@ class Hold:
 
     def _connect(self, incarnation: int) -> None:
         db = self._access.connect("worker")
+        db.patience_s = postgres_pulse.LEASE_S  # what comes later is too late anyway
         try:
             # Behind a pooler a lock would stay with a session that is others' next.
             self.who.has_lock = not self._access.is_pooled
