@@ -15,9 +15,9 @@ from dutiful.store.contract import Edit, Store
 
 T = TypeVar("T")
 
-# Another process's completion is seen this often; our own worker's at once.
+# Another process's completion is seen this soon; our own worker's at once.
 LOOK_S = 0.01
-ALOOK_MAX_S = 0.25  # of a coroutine, of which there may be thousands
+ALOOK_MAX_S = 0.25  # when that takes long: there may be thousands who wait
 
 
 async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -143,16 +143,18 @@ class Job:
         """
         event = threading.Event()
         until = None if timeout is None else time.monotonic() + timeout
+        pause_s = LOOK_S
         self._desk.watch(self.id, event.set)
         try:
             while True:
                 record = self.refresh()
                 if record.state in FINISHED:
                     return record
-                rest_s = LOOK_S if until is None else min(LOOK_S, until - time.monotonic())
+                rest_s = pause_s if until is None else min(pause_s, until - time.monotonic())
                 if rest_s <= 0:
                     raise JobTimeout(self.id, timeout or 0.0)
                 event.wait(rest_s)
+                pause_s = min(2 * pause_s, ALOOK_MAX_S)  # as in await_
         finally:
             self._desk.unwatch(self.id, event.set)
 

@@ -15,10 +15,11 @@ import pytest
 
 from dutiful.errors import ConfigError, ForkedProcess, SchemaTooNew, StoreBusy, StoreError, StoreUnavailable
 from dutiful.job import Ack, State
-from dutiful.store import postgres_schema
+from dutiful.store import postgres_access, postgres_schema
 from dutiful.store.contract import Draft, Outcome, Take, Work
 from dutiful.store.postgres import PostgresStore
 from tests.store import inside_postgres as inside
+from tests.worker.tools import until
 
 
 @pytest.fixture
@@ -262,6 +263,70 @@ def test_a_forked_child_leaves_the_parents_connections_alone(store: PostgresStor
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert len(put(store)) == 1
     assert store.unfinished() == 2
+
+
+# --- how many there are ----------------------------------------------------------------------------
+
+
+def test_many_threads_look_by_few_connections(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job_id,) = put(store)
+    connected: list[str] = []
+    connect = postgres_access.Access.connect
+
+    def counted(access: postgres_access.Access, purpose: str) -> object:
+        connected.append(purpose)
+        return connect(access, purpose)
+
+    monkeypatch.setattr(postgres_access.Access, "connect", counted)
+    together = threading.Barrier(40)
+    found: list[int] = []
+
+    def look() -> None:
+        for _ in range(5):
+            together.wait()
+            found.extend(record.id for record in store.get([job_id]))
+
+    threads = [threading.Thread(target=look) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert found == [job_id] * 200
+    assert len(connected) < postgres_access.TURNS
+
+
+def test_who_gets_no_turn_in_time_is_told_and_steps_need_none(database_url: str) -> None:
+    with closing(inside.opened(database_url, busy_s=0.1)) as store, inside.all_turns_taken(store):
+        with pytest.raises(StoreUnavailable, match="fewer threads"):
+            store.counts()
+        with pytest.raises(StoreUnavailable, match="nothing was changed"):
+            store.edit([1], "cancel")
+
+        assert put(store)
+
+
+def test_who_has_a_turn_gets_a_second_connection_at_once(store: PostgresStore) -> None:
+    put(store)
+    with inside.all_turns_taken(store, but=1):
+        with store.sql() as sql:
+            assert store.counts().due == 1
+            assert sql.change("UPDATE {job} SET progress = '1'") == 1
+        assert store.counts().due == 1
+
+
+def test_connections_that_are_not_needed_any_more_are_closed(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.sql_look(), store.sql_look(), store.sql_look():
+        pass
+    assert len(inside.sessions(store)) == 3
+
+    monkeypatch.setattr(postgres_access, "_IDLE_S", 0.0)
+    for _ in range(2):
+        store.counts()
+
+    until(lambda: len(inside.sessions(store)) == 1)
 
 
 # --- prepared statements ----------------------------------------------------------------------------

@@ -56,6 +56,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     timeline = ""  # of the server's history: another after a failover
     connected_at = 0.0  # when that was begun, by the monotonic clock
     began_at = 0.0  # its last transaction, by the same
+    kept_at = 0.0  # since when nobody has needed it, by the same
     patience_s: float | None = 10.0  # so long it waits for an answer, or for more of it; None: for ever
     _poll: "select.poll | None" = None
 
