@@ -187,6 +187,23 @@ def test_a_role_with_few_rights_works_on_what_a_dba_has_made(database_url: str) 
             dba.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("by", ["a send", "a schedule"])
+def test_another_server_leaves_out_ids_that_it_may_not_have_heard_of(
+    store: PostgresStore, database_url: str, by: str
+) -> None:
+    """Also if it has heard of none: the first server may have given some since."""
+    found = rows(database_url, "UPDATE dutiful.meta SET value = 'F' WHERE key = 'timeline' RETURNING key")
+    assert found == [("timeline",)]
+
+    if by == "a send":
+        first, second = put(store, 2)
+    else:
+        with store.sql() as sql:
+            first, second = sql.new_ids(1), sql.new_ids(1)
+
+    assert (first, second) == (1_000_001, 1_000_002)
+
+
 # --- lost connections -------------------------------------------------------------------------------
 
 

@@ -262,7 +262,7 @@ TAKE_IDS = """
        INSERT INTO dutiful.meta AS known (key, value)
        VALUES ('timeline', left(pg_walfile_name(pg_current_wal_lsn()), 8))
            ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE known.value <> excluded.value
-    RETURNING xmax <> 0 AS is_another)                                    -- not at the very first time
+    RETURNING xmax <> 0 AS is_another)
 UPDATE dutiful.meta
    SET value = (value::bigint + %s
                 + CASE WHEN EXISTS (SELECT FROM now WHERE is_another) THEN 1000000 ELSE 0 END)::text
