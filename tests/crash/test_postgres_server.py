@@ -22,6 +22,8 @@ import pytest
 from dutiful import StoreUnavailable, Worker
 from dutiful.store import drafting
 from dutiful.store.contract import Work
+from dutiful.store.special import schedules
+from dutiful.store.special.schedules import Declared
 from tests.crash.harness import Program, wait_until
 from tests.crash.on_postgres import FINISH_S, KILLS, PostgresBooks, app, end, finish
 from tests.servers.postgres import Server
@@ -150,7 +152,12 @@ def test_ids_that_the_new_server_has_not_heard_of_are_not_given_again() -> None:
         standby = stack.enter_context(Server.standby_of(primary))
         standby.start()
         client, other = (Worker(primary.url(port=proxy.port)) for _ in range(2))
+        other.counts()
         kept = {job.id for job in client.send_many(range(100), task="work")}
+        with other._store.sql() as sql:
+            schedules.declare(
+                sql, Declared("nightly", "every 86400", "latest", "work"), sql.now + 86_400_000, queue="q"
+            )
         standby.catch_up(primary)
         standby.stop("immediate")
         given = kept | {client.send(number, task="work").id for number in range(100)}
@@ -160,9 +167,11 @@ def test_ids_that_the_new_server_has_not_heard_of_are_not_given_again() -> None:
         proxy.retarget(standby.port)
         proxy.cut()
 
-        again = {worker.send(number, task="work").id for number in range(100) for worker in (other, client)}
+        with other._store.sql() as sql:  # the first of all to take one
+            again = {schedules.run(sql, found) for found in [schedules.named(sql, "nightly")] if found}
+        again |= {worker.send(number, task="work").id for number in range(100) for worker in (other, client)}
 
-        assert len(again) == 200
+        assert len(again) == 201
         assert not given & again
         assert {job.id for job in client.jobs(limit=10_000)} == kept | again
         client.stop()

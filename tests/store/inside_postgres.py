@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 
 from dutiful.store.postgres import PostgresStore
+from dutiful.store.postgres_access import TURNS
 
 _INSTANTS = {
     "job": (
@@ -50,6 +53,25 @@ def keep_one_connection(store: PostgresStore) -> None:
     access = store._access
     while len(access._idle) > 1:
         access.disconnect(access._idle.pop())
+
+
+def sessions(store: PostgresStore) -> list[int]:
+    """Return the server processes of the store's connections."""
+    with other_connection(store) as db:
+        rows = db.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return [row[0] for row in rows.fetchall()]
+
+
+@contextmanager
+def all_turns_taken(store: PostgresStore, *, but: int = 0) -> Iterator[None]:
+    """Have other threads look and edit all the while, as many as may at a time."""
+    turns = store._access._turns
+    for _ in range(TURNS - but):
+        turns.acquire()
+    yield
+    turns.release(TURNS - but)
 
 
 def pass_ring_pause(store: PostgresStore) -> None:

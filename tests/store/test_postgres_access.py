@@ -6,18 +6,20 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
-from dutiful.errors import ConfigError, ForkedProcess, SchemaTooNew, StoreError, StoreUnavailable
-from dutiful.store import postgres_schema
+from dutiful.errors import ConfigError, ForkedProcess, SchemaTooNew, StoreBusy, StoreError, StoreUnavailable
+from dutiful.job import Ack, State
+from dutiful.store import postgres_access, postgres_schema
 from dutiful.store.contract import Draft, Outcome, Take, Work
 from dutiful.store.postgres import PostgresStore
 from tests.store import inside_postgres as inside
+from tests.worker.tools import until
 
 
 @pytest.fixture
@@ -185,6 +187,23 @@ def test_a_role_with_few_rights_works_on_what_a_dba_has_made(database_url: str) 
             dba.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("by", ["a send", "a schedule"])
+def test_another_server_leaves_out_ids_that_it_may_not_have_heard_of(
+    store: PostgresStore, database_url: str, by: str
+) -> None:
+    """Also if it has heard of none: the first server may have given some since."""
+    found = rows(database_url, "UPDATE dutiful.meta SET value = 'F' WHERE key = 'timeline' RETURNING key")
+    assert found == [("timeline",)]
+
+    if by == "a send":
+        first, second = put(store, 2)
+    else:
+        with store.sql() as sql:
+            first, second = sql.new_ids(1), sql.new_ids(1)
+
+    assert (first, second) == (1_000_001, 1_000_002)
+
+
 # --- lost connections -------------------------------------------------------------------------------
 
 
@@ -263,6 +282,158 @@ def test_a_forked_child_leaves_the_parents_connections_alone(store: PostgresStor
     assert store.unfinished() == 2
 
 
+# --- how many there are ----------------------------------------------------------------------------
+
+
+def test_many_threads_look_by_few_connections(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job_id,) = put(store)
+    connected: list[str] = []
+    connect = postgres_access.Access.connect
+
+    def counted(access: postgres_access.Access, purpose: str) -> object:
+        connected.append(purpose)
+        return connect(access, purpose)
+
+    monkeypatch.setattr(postgres_access.Access, "connect", counted)
+    together = threading.Barrier(40)
+    found: list[int] = []
+
+    def look() -> None:
+        for _ in range(5):
+            together.wait()
+            found.extend(record.id for record in store.get([job_id]))
+
+    threads = [threading.Thread(target=look) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert found == [job_id] * 200
+    assert len(connected) < postgres_access.TURNS
+
+
+def test_who_gets_no_turn_in_time_is_told_and_steps_need_none(database_url: str) -> None:
+    with closing(inside.opened(database_url, busy_s=0.1)) as store, inside.all_turns_taken(store):
+        with pytest.raises(StoreUnavailable, match="fewer threads"):
+            store.counts()
+        with pytest.raises(StoreUnavailable, match="nothing was changed"):
+            store.edit([1], "cancel")
+
+        assert put(store)
+
+
+def test_who_has_a_turn_gets_a_second_connection_at_once(store: PostgresStore) -> None:
+    put(store)
+    with inside.all_turns_taken(store, but=1):
+        with store.sql() as sql:
+            assert store.counts().due == 1
+            assert sql.change("UPDATE {job} SET progress = '1'") == 1
+        assert store.counts().due == 1
+
+
+def test_connections_that_are_not_needed_any_more_are_closed(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.sql_look(), store.sql_look(), store.sql_look():
+        pass
+    assert len(inside.sessions(store)) == 3
+
+    monkeypatch.setattr(postgres_access, "_IDLE_S", 0.0)
+    for _ in range(2):
+        store.counts()
+
+    until(lambda: len(inside.sessions(store)) == 1)
+
+
+# --- prepared statements ----------------------------------------------------------------------------
+
+
+def put_both_ways(store: PostgresStore) -> None:
+    """By one statement, which we prepare, and by several, which psycopg prepares; and look."""
+    for _ in range(3):
+        put(store)
+        store.exchange(Work(drafts=[Draft("t", "q", ["1"]), Draft("u", "q", ["1"])]), Outcome())
+        store.counts()
+
+
+def raise_inside(store: PostgresStore) -> None:
+    with pytest.raises(LookupError), store.sql() as sql:
+        sql.rows("SELECT id FROM {job} LIMIT 1")
+        raise LookupError
+
+
+def wait_in_vain(store: PostgresStore) -> None:
+    with closing(inside.other_connection(store)) as other, other.transaction():
+        other.execute("SELECT FROM dutiful.job FOR UPDATE")
+        with pytest.raises(StoreBusy):
+            store.edit([1], "cancel")
+
+
+def fail_in_a_step(store: PostgresStore) -> None:
+    """In its first trip: the statements behind the one that fails are not even parsed."""
+    taken = Outcome()
+    store.exchange(Work(take=Take(7, ("q",), 1)), taken)
+    acks = [Ack(claim.id, claim.attempt, State.DEAD, 1, 0) for claim in taken.claims]
+    with closing(inside.other_connection(store)) as other, other.transaction():
+        other.execute("SELECT FROM dutiful.job FOR UPDATE")
+        with pytest.raises(StoreBusy):
+            store.exchange(Work(acks=acks, take=Take(7, ("q", "other"), 1)), Outcome())
+
+
+def drop_something(store: PostgresStore) -> None:
+    with store._access.writing() as db:
+        db.run("CREATE TABLE dutiful.mine ()")
+        db.run("DROP TABLE dutiful.mine")
+
+
+def deallocate(store: PostgresStore) -> None:
+    """As psycopg does after this and that; or a pooler that gives the session to others in between."""
+    with store._access.borrowed() as db:
+        db.execute("DEALLOCATE ALL")
+
+
+@pytest.mark.parametrize("trouble", [raise_inside, wait_in_vain, fail_in_a_step, drop_something, deallocate])
+def test_after_whatever_ends_prepared_statements_the_store_goes_on(
+    database_url: str, trouble: Callable[[PostgresStore], None]
+) -> None:
+    """On the same connections, at once: nobody after it gets an error."""
+    with closing(inside.opened(database_url, busy_s=0.1)) as store:
+        put_both_ways(store)
+
+        for _ in range(3):
+            trouble(store)
+            put_both_ways(store)
+
+        assert store.unfinished() == 4 * 9
+
+
+def test_statements_that_are_lost_unnoticed_cost_one_error_at_most(store: PostgresStore) -> None:
+    """Psycopg believes that its own are there: such a connection is given to nobody else."""
+    put_both_ways(store)
+    with store._access.borrowed() as db:
+        db.pgconn.exec_(b"DEALLOCATE ALL")
+
+    with pytest.raises(StoreError):
+        store.counts()
+
+    put_both_ways(store)
+
+
+def test_a_table_that_has_changed_since_costs_no_error(store: PostgresStore, database_url: str) -> None:
+    """As after a migration that somebody else has done: what was prepared before gives other columns."""
+    with store._access.borrowed() as db:
+        with psycopg.connect(database_url) as other:
+            other.execute("CREATE TABLE public.mine AS SELECT 1 AS a")
+        assert db.send("SELECT * FROM public.mine", {}) == [b"1"]
+        db.commit_sent()
+        with psycopg.connect(database_url) as other:
+            other.execute("ALTER TABLE public.mine ALTER a TYPE text")
+
+        assert db.send("SELECT * FROM public.mine", {}) == [b"1"]
+        db.commit_sent()
+
+
 # --- the handler's transaction ------------------------------------------------------------------------
 
 
@@ -293,6 +464,17 @@ def test_a_handler_gets_the_settings_of_its_role_and_leaves_none_behind(store: P
         assert db.info.backend_pid == pid, "a connection is kept for the next handler"
         assert setting(db, "search_path") == '"$user", public'
         assert db.execute("SELECT to_regclass('pg_temp.mine')").fetchone() == (None,)
+
+
+def test_a_handler_that_has_statements_prepared_leaves_none_behind(store: PostgresStore) -> None:
+    first, second = claims(store, 2)
+    with store.transaction(first) as db:
+        db.prepare_threshold = 0
+        db.execute("SELECT %s::text", ("mine",))
+
+    with store.transaction(second) as db:
+        assert db.prepare_threshold is None
+        assert db.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
 
 
 def test_a_handler_that_ends_the_transaction_itself_is_told(store: PostgresStore) -> None:

@@ -282,6 +282,20 @@ def test_a_worker_that_is_cut_off_knows_when_its_lease_is_over(database_url, mon
         until(lambda: store.pulse(owner).may_run and store.pulse(owner).may_start)
 
 
+def test_a_worker_far_from_its_server_comes_back_after_a_long_silence(database_url, monkeypatch):
+    """What hung is broken off; what is being connected since then is let be, however slow it is."""
+    monkeypatch.setattr(postgres_pulse, "LEASE_S", 1.0)
+    with network(database_url) as (proxy, url), opened(url) as store:
+        owner = joined(store)
+
+        proxy.black_hole()
+        until(lambda: store.pulse(owner).problem)
+        proxy.heal()
+        proxy.delay(50)
+
+        until(lambda: is_back(store, owner))
+
+
 def test_closing_a_store_that_is_cut_off_ends_its_threads(database_url):
     """`no_thread_is_left_behind` looks."""
     with network(database_url) as (proxy, url):

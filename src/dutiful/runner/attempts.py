@@ -397,8 +397,7 @@ class Attempts:
         ]
         if said:
             with self._store.sql() as sql:
-                for claim, text in said:
-                    write_progress(sql, claim, text)
+                write_progress(sql, said)
 
     # --- helpers ------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from dutiful.store.borrowed.borrow import borrow
 from dutiful.store.borrowed.completing import Completion
 from dutiful.store.borrowed.connection import Borrowed, Steps
 from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, Pulse, Query, Work, WorkerInfo
-from dutiful.store.postgres_access import SCHEMA, Access, Connection, split_url
+from dutiful.store.postgres_access import READ_S, SCHEMA, Access, Connection, split_url
 from dutiful.store.postgres_errors import again_if_deadlocked
 from dutiful.store.postgres_exchange import Exchange
 from dutiful.store.postgres_moving import PostgresGround, check_not_moved
@@ -163,7 +163,8 @@ class PostgresStore:
                 if xid is None:
                     raise LeaseLost(each.id)
             assert xid is not None, "there is one claim at least"
-            yield db
+            with db.patient(None):  # what a handler asks for is its own affair
+                yield db
             if not db.is_in(xid):
                 raise ConfigError(
                     f"the transaction of job {claim.id} was ended inside ctx.transaction(); leave COMMIT and "
@@ -285,15 +286,15 @@ class PostgresStore:
             return postgres_look.get(db, ids)
 
     def find(self, query: Query) -> list[Record]:
-        with self._access.looking() as db:
+        with self._access.looking() as db, db.patient(READ_S):
             return postgres_look.find(db, query)
 
     def counts(self) -> Counts:
-        with self._access.looking() as db:
+        with self._access.looking() as db, db.patient(READ_S):
             return postgres_look.counts(db)
 
     def unfinished(self) -> int:
-        with self._access.looking() as db:
+        with self._access.looking() as db, db.patient(READ_S):
             return postgres_step.count_unfinished(db)
 
     def next_due_s(self, queues: Sequence[str], skip: Collection[str] = ()) -> float | None:
@@ -316,11 +317,11 @@ class PostgresStore:
             return postgres_upkeep.edit(db, ids, edit)
 
     def prune(self, keep: Keep, *, limit: int) -> int:
-        with self._access.looking() as db:
+        with self._access.looking() as db, db.patient(READ_S):
             before = postgres_look.prune_before(db, keep)
         if before is None:
             return 0
-        with self._access.writing() as db:
+        with self._access.writing() as db, db.patient(READ_S):
             return postgres_upkeep.prune(db, before, limit)
 
     def tidy(self) -> None:

@@ -36,10 +36,19 @@ SCHEMA = "dutiful"
 _OURS = "dutiful_"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 SERVER_MIN = 140000
-_IDLE_MAX = 4  # connections kept for the next who asks: a writer, readers, a handler's transaction
+# So many threads at a time look and edit; more of them take turns. (A step is one at a time, and handlers'
+# transactions are as many as handlers run.) With more the server would be no faster, and refuse others.
+TURNS = 10
+_IDLE_MAX = TURNS + 1  # connections kept for the next who asks, for each of
+_IDLE_S = 60.0  # seconds if it is not asked for
 _CONNECT_S = 10
 # A peer that is gone without a word is found out within this long, by either side: a lease (10 s) or so.
 _SILENCE_S = 10
+# A kernel acknowledges what a frozen server never answers, and so may whatever sits between. So there is a
+# bound on any wait for an answer, besides that for a lock; and what may take longer has its own.
+ANSWER_S = 10.0
+READ_S = 60.0  # reads over many jobs, and pruning
+REBUILD_S = 3600.0  # what goes through all jobs: a migration, a move
 _ASK_AGAIN_S = 0.05  # between two questions what a transaction came to
 # Where we are: behind a pooler the process is not the one that we were told of. The timeline, the first
 # part of a log file's name, changes with a failover.
@@ -94,6 +103,8 @@ class Access:
         self._idle: list[Connection] = []
         self._lendable: list[Connection] = []
         self._all: set[Connection] = set()
+        self._turns = threading.Semaphore(TURNS)
+        self._mine = threading.local()
         self._let_go = let_go
         self._fork = ForkGuard(self._after_fork)
 
@@ -129,6 +140,7 @@ class Access:
         for db in self._all:
             db.drop_socket()
         self._idle, self._lendable, self._all = [], [], set()
+        self._turns, self._mine = threading.Semaphore(TURNS), threading.local()
 
     # --- connections ----------------------------------------------------------------------------
 
@@ -142,21 +154,24 @@ class Access:
             StoreUnavailable: There is no server, or it does not let us in.
         """
         with self.translating():
+            began_at = time.monotonic()
             db = Connection.connect(**self._parameters, **self._settings(purpose))
+            db.connected_at = began_at
             db.schema = self.schema
-            db.patience_s = self.busy_s + _SILENCE_S  # for a lock, and for a server that is there
             try:
                 self._prepare(db, for_handler=for_handler)
             except BaseException:
                 db.close()
                 raise
+        db.patience_s = self.busy_s + ANSWER_S  # for a lock, and for a server that is there
         self._all.add(db)
         return db
 
-    def break_off(self) -> None:
-        """Have all who wait for an answer get an error instead."""
+    def break_off(self, *, until: float) -> None:
+        """Have all who wait for an answer get an error, on connections begun until then (monotonic)."""
         for db in list(self._all):
-            db.break_off()
+            if db.connected_at <= until:
+                db.break_off()
 
     def disconnect(self, db: Connection) -> None:
         """Close a connection from `connect`."""
@@ -235,9 +250,13 @@ class Access:
         db = self._next_idle(self._idle) or self.connect("store")
         try:
             yield db
+        except Error:
+            # Not for the next: what psycopg has prepared in it, or has not, nobody knows for sure.
+            db.close()
+            raise
         finally:
             if db.is_ready and self._may_keep(self._idle):
-                self._idle.append(db)
+                self._keep(self._idle, db)
             else:
                 self._discard(db)
 
@@ -247,6 +266,34 @@ class Access:
 
     def _may_keep(self, idle: list[Connection]) -> bool:
         return self.is_open and not self._fork.is_forked and len(idle) < _IDLE_MAX
+
+    def _keep(self, idle: list[Connection], db: Connection) -> None:
+        """Put it on top; who has been at the bottom for long has not been needed."""
+        db.kept_at = now = time.monotonic()
+        idle.append(db)
+        with contextlib.suppress(IndexError):  # another thread has it
+            if idle[0].kept_at < now - _IDLE_S:
+                self._discard(idle.pop(0))
+
+    @contextlib.contextmanager
+    def _turn(self) -> Generator[None]:
+        """Wait for one of the turns; who has one, and needs another connection beside it, does not wait."""
+        if getattr(self._mine, "has_turn", False):
+            yield
+            return
+        if not self._turns.acquire(timeout=self.busy_s):
+            raise StoreUnavailable(
+                self.label,
+                f"all {TURNS} connections that a program looks and edits by were in use for "
+                f"{self.busy_s:.1f} s; nothing was changed. Do so from fewer threads at once, or see what "
+                "keeps the server busy.",
+            )
+        self._mine.has_turn = True
+        try:
+            yield
+        finally:
+            self._mine.has_turn = False
+            self._turns.release()
 
     def _next_idle(self, idle: list[Connection]) -> Connection | None:
         while idle:
@@ -281,13 +328,16 @@ class Access:
     def _take_back(self, db: Connection) -> None:
         """Keep it for the next handler, without whatever this one has set."""
         db.roll_back()
-        if db.is_ready and self._may_keep(self._lendable) and not self.is_pooled:
+        # What a handler has had prepared is gone when we forget, and psycopg would not notice.
+        has_prepared = db.prepare_threshold is not None
+        may_keep = db.is_ready and self._may_keep(self._lendable)
+        if may_keep and not has_prepared and not self.is_pooled:
             try:
                 db.forget()
             except Error:
                 self._discard(db)
             else:
-                self._lendable.append(db)
+                self._keep(self._lendable, db)
         else:
             self._discard(db)
 
@@ -296,7 +346,7 @@ class Access:
     @contextlib.contextmanager
     def looking(self) -> Generator[Connection]:
         """Give a connection to read with, each statement by itself."""
-        with self.translating(), self.borrowed() as db:
+        with self._turn(), self.translating(), self.borrowed() as db:
             yield db
 
     @contextlib.contextmanager
@@ -307,7 +357,7 @@ class Access:
         Raises:
             StoreUnknown: Whether it has committed could not be found out. Any other: it has not.
         """
-        with self.translating(), self.borrowed() as db:
+        with self._turn(), self.translating(), self.borrowed() as db:
             with self.rolling_back(db):
                 self.begin(db)
                 yield db

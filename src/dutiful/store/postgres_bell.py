@@ -19,6 +19,7 @@ from dutiful.store.postgres_access import Access, Connection, Error
 from dutiful.store.postgres_asked import Asked
 
 RING_EVERY_S = 0.005  # a burst of sends rings so often; each ring costs every worker a claim
+PATIENCE_S = 5.0  # with a server that does not answer: the pulses serve as well
 DUE, CANCEL = "due", "cancel"
 ASK = "ask"  # somebody waits for jobs: their ids
 DONE = "done"  # such a job has ended; on a channel of its own, for those who wait
@@ -147,6 +148,7 @@ class Ringer:
             try:
                 if self._db is None:
                     self._db = self._access.connect("bell")
+                    self._db.patience_s = PATIENCE_S
                     if not self._access.is_pooled:
                         # Nothing is stored by a ring: it need not wait for the disk.
                         self._db.execute("SET synchronous_commit = off")

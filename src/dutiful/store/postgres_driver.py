@@ -10,19 +10,21 @@ sender's way: 40 µs of the client's time instead of 130 with psycopg's pipeline
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import select
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from dutiful.errors import ConfigError
 
 try:
     import psycopg
     from psycopg import conninfo, errors, pq
+    from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
     from psycopg.rows import tuple_row
 except ImportError as missing:
@@ -34,6 +36,8 @@ except ImportError as missing:
 Error = psycopg.Error
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 Values = Sequence[object] | Mapping[str, object]
+
+RV = TypeVar("RV")
 
 _NOTIFY = b"SELECT pg_notify($1, $2)"
 _NAMED = re.compile(rb"%\((\w+)\)s")
@@ -50,9 +54,46 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     schema = ""
     timeline = ""  # of the server's history: another after a failover
-    began_at = 0.0  # its last transaction, by the monotonic clock
-    patience_s = 30.0  # `send` and `commit_sent` wait so long for an answer; the others as long as TCP does
+    connected_at = 0.0  # when that was begun, by the monotonic clock
+    began_at = 0.0  # its last transaction, by the same
+    kept_at = 0.0  # since when nobody has needed it, by the same
+    patience_s: float | None = 10.0  # so long it waits for an answer, or for more of it; None: for ever
     _poll: "select.poll | None" = None
+
+    def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        """
+        Wait until psycopg has what it waits for. All that it does comes here.
+
+        Raises:
+            Error: Nothing was heard of the server for `patience_s`; the connection is closed.
+        """
+        return super().wait(gen if self.patience_s is None else self._impatient(gen), *args, **kwargs)
+
+    def _impatient(self, steps: PQGen[RV]) -> PQGen[RV]:
+        # Not psycopg's own limit: it is one for all of a long answer, and newer than 3.2.
+        heard_at = time.monotonic()
+        try:
+            events = next(steps)
+            while True:
+                ready = yield events  # every 0.1 s it is: nothing
+                if ready:
+                    heard_at = time.monotonic()
+                elif self.patience_s is not None and time.monotonic() - heard_at > self.patience_s:
+                    self.close()
+                    raise _no_answer(self.patience_s)
+                events = steps.send(ready)
+        except StopIteration as end:
+            result: RV = end.value
+            return result
+
+    @contextlib.contextmanager
+    def patient(self, patience_s: float | None) -> Generator[None]:
+        """Wait longer, or not so long, for what is asked inside."""
+        before, self.patience_s = self.patience_s, patience_s
+        try:
+            yield
+        finally:
+            self.patience_s = before
 
     def run(self, sql: str, values: Values | None = None) -> Cursor:
         """Execute a statement of ours, in which every table is called `dutiful.…`."""
@@ -100,15 +141,20 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def roll_back(self) -> None:
         """Undo what is not committed; a connection that cannot is closed."""
+        if self.is_ready:
+            return
         try:
-            if not self.is_ready:
-                self.run("ROLLBACK")
+            # psycopg's own, which then prepares anew: of what an aborted pipeline has skipped it would
+            # believe that it is there. With that it drops our statements too.
+            self.rollback()
         except Error:
             self.close()
+        self._statements.clear()
 
     def forget(self) -> None:
         """Undo what a handler may have set for the session, or on this object."""
         self.run("DISCARD ALL")
+        self._statements.clear()
         self.autocommit = True
         self.row_factory = tuple_row
         self.cursor_factory = psycopg.Cursor
@@ -129,11 +175,22 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def send(self, sql: str, values: Mapping[str, object]) -> list[bytes | None]:
         """
-        Execute a statement; return its one row. Its transaction is open: `commit` it, or close.
+        Execute a statement; return its one row. Its transaction is open: `commit_sent` it, or close.
 
         Raises:
             Error: It has failed; nothing was changed.
         """
+        is_old = sql in self._statements
+        try:
+            return self._send(sql, values)
+        except Error as error:
+            if not is_old or not is_about_a_prepared_statement(error) or self.closed:
+                raise
+            # It was prepared before, and is gone, as after any DEALLOCATE or DISCARD ALL: so once more.
+            del self._statements[sql]
+            return self._send(sql, values)
+
+    def _send(self, sql: str, values: Mapping[str, object]) -> list[bytes | None]:
         self.began_at = time.monotonic()
         try:
             name, order = self._statements.get(sql) or self._ready_statement(sql)
@@ -209,7 +266,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @functools.cached_property
     def _statements(self) -> dict[str, tuple[bytes, list[str]]]:
+        """What is prepared, as far as we know: its name, and its values in order."""
         return {}
+
+    @functools.cached_property
+    def _numbers(self) -> "itertools.count[int]":
+        return itertools.count()
 
     def _ready_statement(self, sql: str) -> tuple[bytes, list[str]]:
         order: list[str] = []
@@ -221,7 +283,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return b"$%d" % (order.index(key) + 1)
 
         text = _NAMED.sub(number, in_schema(sql, self.schema))
-        name = b"dutiful_%d" % len(self._statements)
+        name = b"dutiful_%d" % next(self._numbers)  # never one that was: it may still be there
         self.pgconn.send_prepare(name, text)
         result = self._result()
         if result is None or result.status != pq.ExecStatus.COMMAND_OK:
@@ -239,8 +301,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return self.pgconn.get_result()
 
     def _wait_for(self, events: int) -> None:
-        if not self._poll_for(events).poll(1000 * self.patience_s):
-            raise errors.OperationalError(f"the server has not answered for {self.patience_s:.0f} s")
+        patience_s = self.patience_s
+        if not self._poll_for(events).poll(None if patience_s is None else 1000 * patience_s):
+            raise _no_answer(patience_s or 0.0)
         self.pgconn.consume_input()
 
     def _poll_for(self, events: int) -> select.poll:
@@ -248,6 +311,10 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             self._poll = select.poll()
         self._poll.register(self.pgconn.socket, events)
         return self._poll
+
+
+def _no_answer(patience_s: float) -> Error:
+    return errors.OperationalError(f"the server has not answered for {patience_s:.0f} s")
 
 
 def _error(result: PGresult | None) -> Error:
@@ -279,6 +346,11 @@ def parameters(url: str) -> dict[str, Any]:
 def is_bad_value(error: Error) -> bool:
     """Whether a value is at fault, such as a text with a NUL: neither the store nor the network."""
     return isinstance(error, errors.DataError)
+
+
+def is_about_a_prepared_statement(error: Error) -> bool:
+    """Whether a prepared statement is no more, or what it reads has changed since. Nothing was done."""
+    return isinstance(error, errors.InvalidSqlStatementName | errors.FeatureNotSupported)
 
 
 def is_about_the_connection(error: Error) -> bool:

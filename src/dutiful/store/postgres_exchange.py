@@ -7,9 +7,11 @@ is known, and the server is asked what became of it (see `Access.commit`). The m
 one statement and its commit.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -96,24 +98,27 @@ class Exchange:
 
     def do(self, work: Work, outcome: Outcome) -> None:
         """Do one step."""
-        count = sum(len(draft.payloads) for draft in work.drafts)
-        with self._access.translating(), self._access.borrowed() as db:
-            first = self.ids.take(count, db)
-            is_done = self._is_simple(work) and self._is_fused(db, work, outcome, first)
-        if not is_done:
-            self._until_no_deadlock(work, outcome, first)
+        # Of two that wait for each other the server rolls one back; that one does it again.
+        first, count = again_if_deadlocked(partial(self._begun, work, outcome))
+        if not outcome.committed:
+            again_if_deadlocked(partial(self._whole, work, outcome, first))
             self.ids.give_back(range(first + sum(map(len, outcome.stored)), first + count))
         drafting.after_commit(work, outcome)
 
-    def _until_no_deadlock(self, work: Work, outcome: Outcome, first: JobId) -> None:
-        """Of two that wait for each other the server rolls one back; that one does it again."""
+    def _begun(self, work: Work, outcome: Outcome) -> tuple[JobId, int]:
+        """Take the ids, of which the first and the number is returned; and do it if one statement can."""
+        count = sum(len(draft.payloads) for draft in work.drafts)
+        with self._access.translating(), self._access.borrowed() as db:
+            first = self.ids.take(count, db)
+            if self._is_simple(work):
+                with contextlib.suppress(_Followed):
+                    self._fused(db, work, outcome, first)
+        return first, count
 
-        def step() -> None:
-            drafting.cleared(outcome)
-            with self._access.translating(), self._access.borrowed() as db:
-                self._in_parts(db, work, outcome, first)
-
-        again_if_deadlocked(step)
+    def _whole(self, work: Work, outcome: Outcome, first: JobId) -> None:
+        drafting.cleared(outcome)
+        with self._access.translating(), self._access.borrowed() as db:
+            self._in_parts(db, work, outcome, first)
 
     # --- by one statement ------------------------------------------------------------------------
 
@@ -130,13 +135,6 @@ class Exchange:
             return False
         # Earlier attempts may have left errors, which go with the job.
         return work.keep_completed or all(attempt == 1 for _id, attempt in work.completed)
-
-    def _is_fused(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> bool:
-        try:
-            self._fused(db, work, outcome, first)
-        except _Followed:
-            return False
-        return True
 
     def _fused(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> None:
         values: dict[str, object] = (

@@ -96,8 +96,9 @@ class Hold:
         """Return how the worker stands; asks nobody."""
         silent_s = time.monotonic() - self._contact_at
         if silent_s > BREAK_OFF_LEASES * postgres_pulse.LEASE_S:
-            # The network swallows what is sent, or the server is frozen: nobody is to wait for it for ever.
-            self._access.break_off()
+            # The network swallows what is sent, or the server is frozen: nobody is to wait for it for long.
+            # What has been connected since may lead to a server that is well, if far away.
+            self._access.break_off(until=self._contact_at)
         return Pulse(
             dead=self._has_dead,
             cancelled=self._has_cancelled,
@@ -229,8 +230,8 @@ class Hold:
     # --- connecting --------------------------------------------------------------------------------------
 
     def _connect(self, incarnation: int) -> None:
-        began_at = time.monotonic()
         db = self._access.connect("worker")
+        db.patience_s = postgres_pulse.LEASE_S  # what comes later is too late anyway
         try:
             # Behind a pooler a lock would stay with a session that is others' next.
             self.who.has_lock = not self._access.is_pooled
@@ -243,7 +244,7 @@ class Hold:
             self._access.disconnect(db)
             raise
         self._db, self._backend = db, db.info.backend_pid
-        self._contact_at = began_at
+        self._contact_at = db.connected_at
         self._pulse_at = self._beat_at = 0.0
         self._problem = None
 

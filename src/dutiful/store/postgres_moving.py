@@ -10,7 +10,7 @@ from dutiful.job import Ack, Claim, JobId, State
 from dutiful.store import moving, postgres_schema
 from dutiful.store.contract import WorkerInfo
 from dutiful.store.moving import BATCH_END, COLUMNS, ERROR_COLUMNS, Batch, Row, Totals
-from dutiful.store.postgres_access import Access, Connection
+from dutiful.store.postgres_access import REBUILD_S, Access, Connection
 from dutiful.store.postgres_driver import in_schema
 
 # Nobody else writes a job or registers meanwhile; whoever has begun to is waited for.
@@ -151,13 +151,13 @@ class PostgresGround:
 
     @contextlib.contextmanager
     def change(self) -> Generator[PostgresHand]:
-        with self._access.writing() as db:
+        with self._access.writing() as db, db.patient(REBUILD_S):
             db.run(_LOCK)
             db.run(_HAND)
             yield PostgresHand(db)
 
     def totals(self) -> Totals:
-        with self._access.looking() as db:
+        with self._access.looking() as db, db.patient(REBUILD_S):
             by_state: dict[str, int] = dict(
                 db.run("SELECT state, count(*) FROM dutiful.job GROUP BY state").fetchall()
             )
@@ -169,7 +169,7 @@ class PostgresGround:
         return Totals({state: by_state.get(state.value, 0) for state in State}, errors, texts)
 
     def batch(self, after: JobId) -> Batch:
-        with self._access.looking() as db:
+        with self._access.looking() as db, db.patient(REBUILD_S):
             (last,) = db.one(_BATCH_END, (after, moving.BATCH_JOBS, moving.BATCH_BYTES))
             ids = (after, last)
             rows = db.run(
@@ -184,7 +184,7 @@ class PostgresGround:
 
     def beside(self, table: str) -> list[tuple[object, ...]]:
         order = moving.BESIDE_ORDER.get(table, "1")
-        with self._access.looking() as db:
+        with self._access.looking() as db, db.patient(REBUILD_S):
             return db.run(f"SELECT {moving.BESIDE[table]} FROM dutiful.{table} ORDER BY {order}").fetchall()
 
     def workers(self) -> list[WorkerInfo]:

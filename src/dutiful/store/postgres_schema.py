@@ -2,7 +2,7 @@
 
 from dutiful.crashpoint import crashpoint
 from dutiful.errors import SchemaTooNew, StoreUnavailable
-from dutiful.store.postgres_access import Access, Connection
+from dutiful.store.postgres_access import REBUILD_S, Access, Connection
 
 SCHEMA_VERSION = 1
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('dutiful migrate ' || %s, 0))"
@@ -30,7 +30,7 @@ def migrate(access: Access, *, create: bool, migrate: bool) -> None:
             f"{there}; nothing was changed. Run `dutiful migrate`, or have a DBA apply what "
             "`dutiful migrate --sql` prints.",
         )
-    with access.writing() as db:
+    with access.writing() as db, db.patient(REBUILD_S):
         db.run(_LOCK, (access.schema_name,))
         for version in range(_version(access, db) + 1, SCHEMA_VERSION + 1):
             # A role that may not create schemas may not even ask for one that is there.

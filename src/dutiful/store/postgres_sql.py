@@ -7,16 +7,12 @@ from typing import Any
 
 from dutiful.job import JobId
 from dutiful.store.postgres_access import Connection
-from dutiful.store.postgres_step import NOW, numbers
+from dutiful.store.postgres_step import NOW, TAKE_IDS, numbers
 
 # Names share locks, so that no transaction, however many names it holds, can use up the server's table of
 # locks. In the order of their numbers.
 _HOLD = "SELECT pg_advisory_xact_lock(%s::integer, number) FROM unnest(%s::integer[]) AS number"
 _LOCKS = 1024
-# Whoever sends meanwhile waits until we commit: this is for what is rare.
-_NEW_IDS = (
-    "UPDATE dutiful.meta SET value = (value::bigint + %s)::text WHERE key = 'next_id' RETURNING value::bigint"
-)
 # Not a sub-select, which the planner may turn into a join (see postgres_step).
 _IDS = {"IN {ids}": "= ANY (%s::bigint[])", "NOT IN {ids}": "<> ALL (%s::bigint[])"}
 _NAMES = "(SELECT unnest(%s::text[]))"
@@ -51,7 +47,8 @@ class PostgresSql:
         self._db.run(_HOLD, (ours, locks))
 
     def new_ids(self, count: int) -> JobId:
-        return int(self._db.run(_NEW_IDS, (count,)).fetchall()[0][0]) - count
+        # Whoever needs a block meanwhile waits until we commit: this is for what is rare.
+        return int(self._db.one(TAKE_IDS, (count,))[0]) - count
 
 
 @lru_cache(maxsize=512)

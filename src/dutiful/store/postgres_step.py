@@ -289,20 +289,20 @@ SELECT %(first)s::bigint + at - 1,
 """
 # A server that takes over may have heard of fewer ids than were given; its log has a new timeline. So the
 # first who takes ids from it leaves more of them out than any standby is behind.
-_RESERVE = """
+TAKE_IDS = """
   WITH now AS (
        INSERT INTO dutiful.meta AS known (key, value)
        VALUES ('timeline', left(pg_walfile_name(pg_current_wal_lsn()), 8))
            ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE known.value <> excluded.value
-    RETURNING xmax <> 0 AS is_another)                                    -- not at the very first time
+    RETURNING xmax <> 0 AS is_another)
 UPDATE dutiful.meta
    SET value = (value::bigint + %s
                 + CASE WHEN EXISTS (SELECT FROM now WHERE is_another) THEN 1000000 ELSE 0 END)::text
  WHERE key = 'next_id'
-RETURNING value::bigint,
-       -- Whatever the durability: a crash that forgot it would give ids again that we still have at hand.
-       set_config('synchronous_commit', 'on', true)
+RETURNING value::bigint
 """
+# Whatever the durability: a crash that forgot it would give ids again that we still have at hand.
+_RESERVE = f"{TAKE_IDS}, set_config('synchronous_commit', 'on', true)"
 
 
 def insert(db: Connection, first: JobId, draft: Draft, handed: int = 0, owner: int | None = None) -> None:

@@ -140,13 +140,25 @@ class StepsContract(Hooks):
     def test_progress_is_that_of_the_attempt_that_owns_the_job(self, store: Store) -> None:
         claim, _owner = running(store)
         with store.sql() as sql:
-            steps.write_progress(sql, claim, '{"done":1}')
+            steps.write_progress(sql, [(claim, '{"done":1}')])
         assert one(store, claim.id).progress == '{"done":1}'
         step(store, acks=[ack(claim, special=True, progress='{"done":2}')])
 
         with store.sql() as sql:
-            steps.write_progress(sql, claim, '{"done":3}')
+            steps.write_progress(sql, [(claim, '{"done":3}')])
         assert one(store, claim.id).progress == '{"done":2}'
+
+    def test_progress_of_many_is_written_for_each(self, store: Store) -> None:
+        put(store, draft(*["1"] * 70))
+        claims = take(store, store.join("w", ["default"], 70, None))
+        *mine, over = claims
+        step(store, acks=[ack(over)])
+
+        with store.sql() as sql:
+            steps.write_progress(sql, [(claim, f'{{"done":{claim.id}}}') for claim in reversed(claims)])
+
+        assert [one(store, claim.id).progress for claim in mine] == [f'{{"done":{each.id}}}' for each in mine]
+        assert one(store, over.id).progress is None
 
 
 class EventContract(Hooks):

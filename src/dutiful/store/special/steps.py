@@ -18,6 +18,7 @@ from dutiful.job import Ack, Claim, JobId, State, Step
 from dutiful.store.contract import Sql
 
 _NOTHING_ELSE = "{}"  # an `extra` that asks for nothing
+_AT_ONCE = 64  # jobs whose progress one statement writes: far from SQLite's bound on its values
 
 
 class Noted(Struct, frozen=True):
@@ -78,14 +79,25 @@ def note(sql: Sql, job_id: JobId, name: str, new: Noted) -> None:
     sql.change("UPDATE {job} SET extra = ? WHERE id = ? AND extra IS NULL", _NOTHING_ELSE, job_id)
 
 
-def write_progress(sql: Sql, claim: Claim, text: str) -> None:
-    """Write how far an attempt has come, if it still owns its job."""
-    sql.change(
-        "UPDATE {job} SET progress = ? WHERE id = ? AND attempt = ? AND state = 'running'",
-        text,
-        claim.id,
-        claim.attempt,
+def write_progress(sql: Sql, said: Sequence[tuple[Claim, str]]) -> None:
+    """Write how far attempts have come, each if it still owns its job."""
+    new = {claim.id: (claim.attempt, text) for claim, text in said}
+    # In one order everywhere, so that nobody waits in a circle; and by few statements, for what has ended
+    # meanwhile waits for these rows.
+    rows = sql.rows(
+        "SELECT id, attempt FROM {job} WHERE id IN {ids} AND state = 'running' ORDER BY id {lock}",
+        sorted(new),
     )
+    owned = [(job_id, new[job_id][1]) for job_id, attempt in rows if attempt == new[job_id][0]]
+    for start in range(0, len(owned), _AT_ONCE):
+        some = owned[start : start + _AT_ONCE]
+        # Filled up to a power of two, so that there are few texts of this statement to prepare.
+        filled = [*some, *[some[0]] * ((1 << (len(some) - 1).bit_length()) - len(some))]
+        sql.change(
+            f"UPDATE {{job}} SET progress = CASE id {'WHEN ? THEN ? ' * len(filled)}END WHERE id IN {{ids}}",
+            *(value for pair in filled for value in pair),
+            [job_id for job_id, _text in some],
+        )
 
 
 def note_ends(sql: Sql, acks: Sequence[Ack]) -> bool:

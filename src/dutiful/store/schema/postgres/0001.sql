@@ -2,13 +2,15 @@
 -- given.) Instants are milliseconds since 1970 UTC, by this server's clock.
 
 -- What the store knows of itself. next_id: the ids below it are given; one row that is updated often, so
--- the page keeps room for its versions. schema_version, schema_min_code: which of these files have been
--- applied, and how new a program must be to work with that.
+-- the page keeps room for its versions. timeline: that of the server that gave them; another, which took
+-- over and may not have heard of all, leaves some out. schema_version, schema_min_code: which of these files
+-- have been applied, and how new a program must be to work with that.
 CREATE TABLE dutiful.meta (
     key   text PRIMARY KEY,
     value text NOT NULL
 ) WITH (fillfactor = 10);
-INSERT INTO dutiful.meta (key, value) VALUES ('next_id', '1');
+INSERT INTO dutiful.meta (key, value)
+VALUES ('next_id', '1'), ('timeline', left(pg_walfile_name(pg_current_wal_lsn()), 8));
 
 -- The jobs. One table, so that a job changes state by one write; the partial indexes keep each state's
 -- rows out of the others' way. The columns are in an order that leaves no gaps between them.
