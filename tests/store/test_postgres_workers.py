@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -244,6 +245,57 @@ def test_jobs_of_an_owner_that_nobody_knows_go_back_in_line(store, other, monkey
 
     job = one(other, job_id)
     assert (job.state, job.crashes) == (State.PENDING, 0)
+
+
+def test_another_users_folder_of_marks_says_nothing(tmp_path):
+    """Whoever may not look into it is as one who comes from elsewhere, and starts."""
+    folder = postgres_marks.LocalFolder()
+    folder.path = tmp_path / "theirs"
+    folder.path.mkdir(mode=0)
+
+    with as_somebody_else():
+        assert folder.look_at("token", socket.gethostname(), "boot") == Local()
+        assert folder.life() is None
+
+
+def test_without_any_place_for_temporary_files_there_are_no_marks(monkeypatch):
+    def nowhere() -> str:
+        raise FileNotFoundError("no usable temporary directory found")
+
+    monkeypatch.setattr(postgres_marks.tempfile, "gettempdir", nowhere)
+
+    with as_somebody_else():
+        assert postgres_marks.LocalFolder().life() is None
+
+
+@contextmanager
+def as_somebody_else() -> Iterator[None]:
+    """Be a user without any right, if the tests are run by one who has them all."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_whatever_goes_wrong_on_the_way_back_a_worker_tries_again(store, other, monkeypatch):
+    """Not the server's errors alone: the thread that holds its lock must not end."""
+    owner = joined(store)
+    connect, failures = store._access.connect, iter([RuntimeError("a bug"), ValueError("another")])
+
+    def connect_at_last(*args: Any, **options: Any) -> Any:
+        for error in failures:
+            raise error
+        return connect(*args, **options)
+
+    monkeypatch.setattr(store._access, "connect", connect_at_last)
+    terminate(other, held_backends(other))
+
+    until(lambda: is_back(store, owner))
+    assert next(failures, None) is None
 
 
 def test_only_one_of_those_who_rescue_at_once_does_it(store, database_url):

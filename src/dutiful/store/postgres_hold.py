@@ -274,6 +274,8 @@ class Hold:
                 self._connect(self.who.incarnation + 1)
             except (Error, StoreError) as error:
                 self._problem = str(error).strip()
+            except Exception as error:  # noqa: BLE001  # no error may end this thread: it is the worker's life
+                self._problem = repr(error)
             else:
                 # What rang in between was not heard.
                 self.bell.ring()
