@@ -6,7 +6,8 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,11 +15,13 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+import dutiful
 from dutiful.job import Ack, Claim, State
 from dutiful.store import postgres_hold, postgres_marks, postgres_pulse
 from dutiful.store.contract import Outcome, Work
 from dutiful.store.postgres import PostgresStore
 from dutiful.store.postgres_marks import Local
+from dutiful.store.postgres_worker_rows import Missing
 from dutiful.testing.tools import QUEUE, ack, draft, one, put, state_of, step, take
 from tests.servers.pgbouncer import Pooler
 from tests.servers.postgres import Server
@@ -362,6 +365,12 @@ def test_behind_a_pooler_a_worker_polls_and_holds_no_lock(pooled, store):
     assert store.rescue(decide) == []
 
 
+def test_a_pooler_in_session_mode_counts_as_one_in_transaction_mode(database_url):
+    """Nobody can tell from our side, and the wrong guess would leave a lock with a session of others."""
+    with Pooler(database_url, mode="session") as pooler, opened(pooler.url()) as pooled:
+        assert pooled.pulse(joined(pooled)).is_polling
+
+
 def test_behind_a_pooler_new_jobs_are_seen(pooled, store):
     joined(pooled)
     changes = pooled.changes()
@@ -375,17 +384,101 @@ def test_behind_a_pooler_new_jobs_are_seen(pooled, store):
 
 
 def test_behind_a_pooler_the_heartbeat_is_what_tells(pooled, store, elsewhere, monkeypatch):
+    monkeypatch.setattr(postgres_pulse, "RESCUE_S", 1.0)
     owner = joined(pooled)
     (job_id,) = put(store)
     take(pooled, owner)
     inside.die(pooled, owner)
     assert store.rescue(decide) == []
 
-    inside.pass_time(store, postgres_pulse.RESCUE_S)
     ((info, _acks),) = until(lambda: store.rescue(decide))
 
     assert info.owner == owner
     assert state_of(store, job_id) is State.PENDING
+
+
+def test_behind_a_pooler_nobody_is_dead_because_the_servers_clock_was_set(pooled, store, elsewhere):
+    """An hour ahead: until its next beat a worker seems to have been silent for as long."""
+    owner = joined(pooled)
+    (job_id,) = put(store)
+    take(pooled, owner)
+    assert store.rescue(decide) == []
+
+    inside.pass_time(store, 3600)
+    (before,) = [info.seen_at for info in store.workers()]
+    assert store.rescue(decide) == []
+    until(lambda: store.rescue(decide) or store.workers()[0].seen_at > before)
+
+    assert store.rescue(decide) == []
+    assert state_of(store, job_id) is State.RUNNING
+
+
+def test_a_store_whose_worker_died_behind_a_pooler_can_be_moved(
+    pooled, store, elsewhere, database_url, tmp_path, monkeypatch
+):
+    """Only its silence tells that it is dead: the move listens for as long as that takes."""
+    monkeypatch.setattr(postgres_pulse, "RESCUE_S", 1.0)
+    owner = joined(pooled)
+    put(store)
+    take(pooled, owner)
+    inside.die(pooled, owner)
+    inside.pass_time(store, 3600)
+
+    assert dutiful.move(database_url, tmp_path / "jobs.db").jobs == 1
+
+
+def test_silence_counts_only_while_somebody_listens(monkeypatch, elsewhere):
+    """While the server is away for all, nobody can be heard."""
+    clock = Clock()
+    monkeypatch.setattr(postgres_pulse, "time", clock)
+    watch = postgres_pulse.Watch(postgres_marks.LocalFolder())
+    one = Missing(7, "w", "host", "boot", 1, "t", 0, 0, (QUEUE,), 1, 1, has_just_gone=False, is_due=True)
+
+    def after(seconds: float) -> list[Missing]:
+        clock.now += seconds
+        return [dead.worker for dead in watch.judge([one])[0]]
+
+    assert after(0) == []
+    assert after(3600) == []
+    for _ in range(12):
+        assert after(0.7) == []
+    assert after(2) == [one]
+
+
+class Clock:
+    """A monotonic clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_behind_a_pooler_our_transactions_see_what_was_committed_before_their_locks(database_url):
+    """Whatever the role's default; that one holds for a handler's own transaction."""
+    name = urlsplit(database_url).path[1:]
+    with psycopg.connect(database_url, autocommit=True) as db:
+        db.execute(f"ALTER DATABASE {name} SET default_transaction_isolation TO 'repeatable read'")
+    with Pooler(database_url) as pooler, opened(pooler.url()) as pooled:
+        owner = joined(pooled)
+        put(pooled)
+        (claim,) = take(pooled, owner)
+
+        with pooled.sql() as sql:
+            ours = sql.rows("SELECT current_setting('transaction_isolation')")
+        with pooled.transaction(claim) as db:
+            his = db.execute("SELECT current_setting('transaction_isolation')").fetchall()
+
+        assert (ours, his) == ([("read committed",)], [("repeatable read",)])
+        many_at_once(lambda: put(pooled, draft("1")))  # ids are given under a lock of their own
+
+
+def many_at_once(do: Callable[[], object]) -> None:
+    """Do it ten times in each of some threads; raise what any of them raises."""
+    with ThreadPoolExecutor(6) as threads:
+        for done in [threads.submit(lambda: [do() for _ in range(10)]) for _ in range(6)]:
+            done.result()
 
 
 def test_behind_a_pooler_a_worker_that_was_taken_for_dead_registers_again(pooled, store):

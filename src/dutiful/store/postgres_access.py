@@ -267,7 +267,7 @@ class Access:
         with self.translating():
             db = self._next_idle(self._lendable) or self.connect("transaction", for_handler=True)
             try:
-                self.begin(db)
+                self._begin(db, "BEGIN")  # at the level of isolation of his role, as all of its settings
             except BaseException:
                 self._discard(db)
                 raise
@@ -322,9 +322,14 @@ class Access:
             raise
 
     def begin(self, db: Connection) -> None:
-        """Begin a transaction, with those of our settings that it needs if its session has them not."""
+        """Begin a transaction of ours, with those of our settings that its session has not."""
+        # Keys and limits are decided by what others have committed when their lock is got, not before: said
+        # here, where no pooler and no role can have it otherwise.
+        self._begin(db, "BEGIN ISOLATION LEVEL READ COMMITTED")
+
+    def _begin(self, db: Connection, sql: str) -> None:
         db.began_at = time.monotonic()
-        db.run("BEGIN")
+        db.run(sql)
         if db.prepare_threshold is None:
             _set(db, [("synchronous_commit", "on" if self._durability == "full" else "off")], local=True)
 

@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -197,6 +198,16 @@ class Workers:
             self._rescue_orphans(owner, decide)
             changed()
         return rescued
+
+    def rescue_patiently(self, decide: Callable[[Claim, bool], Ack]) -> None:
+        """Rescue, of nobody who works, also those of whom only a long silence tells that they are dead."""
+        until = time.monotonic() + 2 * postgres_pulse.RESCUE_S
+        while True:
+            self.rescue(decide)
+            with self._access.looking() as db:
+                is_over = not any(each.is_due for each in self._missing(db))
+            if is_over or time.monotonic() > until or self._closing.wait(postgres_pulse.PULSE_S):
+                return
 
     def _dead(self) -> list[Dead]:
         """Return who is dead; of those whose lock has just gone, who has not taken it again soon after."""
