@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 
 from dutiful.errors import (
     ConfigError,
+    SchemaTooNew,
     StoreError,
     StoreUnavailable,
     StoreUnknown,
@@ -47,6 +48,9 @@ _WHERE = """
 SELECT pg_backend_pid(), current_setting('server_encoding'),
        CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
 """
+# How new a program must be to work with the tables. A migration may raise it while we are connected.
+_MIN_CODE = "SELECT value::integer FROM dutiful.meta WHERE key = 'schema_min_code'"
+_MIN_CODE_EVERY_S = 10.0
 
 
 class Access:
@@ -64,6 +68,7 @@ class Access:
         label: What to call it in messages, without the password.
         schema: The schema as it is written before a table's name: `"dutiful".`
         is_pooled: Whether a pooler sits between: our connection may have another session each time.
+        code: The schema's version that we know, once it is there: then it must not ask for newer programs.
     """
 
     def __init__(
@@ -86,6 +91,8 @@ class Access:
         self.busy_s = busy_s
         self.is_open = False
         self.is_pooled = False
+        self.code = 0
+        self._asked_at = 0.0
         self._parameters = parameters(url)
         self.label = _label(self._parameters, schema)
         self._durability = durability
@@ -107,6 +114,7 @@ class Access:
             if self.is_open:
                 return False
             self._fork.renew()
+            self.code = 0
             db = self.connect("store")
             self._idle.append(db)
             self.is_open = True
@@ -140,6 +148,7 @@ class Access:
 
         Raises:
             StoreUnavailable: There is no server, or it does not let us in.
+            SchemaTooNew: It does not want programs of our version any more.
         """
         with self.translating():
             db = Connection.connect(**self._parameters, **self._settings(purpose))
@@ -183,7 +192,11 @@ class Access:
 
     def _prepare(self, db: Connection, *, for_handler: bool) -> None:
         """Set what our promises and plans need; see also `is_pooled`."""
-        pid, encoding, db.timeline = db.one(_WHERE)
+        if self.code:
+            pid, encoding, db.timeline, min_code = db.one(f"{_WHERE}, ({_MIN_CODE})")
+            self._check_code(min_code)
+        else:
+            pid, encoding, db.timeline = db.one(_WHERE)
         if db.info.server_version < SERVER_MIN:
             raise StoreUnavailable(
                 self.label,
@@ -204,6 +217,21 @@ class Access:
             return
         db.prepare_threshold = 1
         _set(db, self._session(), local=False)
+
+    def _check_code(self, min_code: int | None) -> None:
+        if min_code is not None and min_code > self.code:
+            raise SchemaTooNew(
+                self.label,
+                f"its schema is for programs that know version {min_code}, this one knows {self.code}; "
+                "nothing was changed. Upgrade dutiful here.",
+            )
+        self._asked_at = time.monotonic()
+
+    def _ask_code(self, db: Connection) -> None:
+        """Look now and then whether the schema is still for us; nobody asks while nothing is done."""
+        if self.code and time.monotonic() >= self._asked_at + _MIN_CODE_EVERY_S:
+            row = db.run(_MIN_CODE).fetchone()
+            self._check_code(None if row is None else row[0])
 
     def _session(self) -> list[tuple[str, str]]:
         return [
@@ -232,6 +260,7 @@ class Access:
         self._check_open()
         db = self._next_idle(self._idle) or self.connect("store")
         try:
+            self._ask_code(db)
             yield db
         finally:
             if db.is_ready and self._may_keep(self._idle):
@@ -267,6 +296,7 @@ class Access:
         with self.translating():
             db = self._next_idle(self._lendable) or self.connect("transaction", for_handler=True)
             try:
+                self._ask_code(db)
                 self._begin(db, "BEGIN")  # at the level of isolation of his role, as all of its settings
             except BaseException:
                 self._discard(db)
