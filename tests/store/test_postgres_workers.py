@@ -110,6 +110,52 @@ def test_a_worker_whose_connection_is_ended_comes_back_with_its_jobs(store, othe
     assert len(held_backends(other)) == 1
 
 
+def test_a_worker_takes_its_lock_again_on_a_connection_that_is_there(store, other, monkeypatch):
+    """One trip to the server, which may be far away; a new one takes eight, and others wait for 0.2 s."""
+    owner = joined(store)
+    put(store)  # leaves a connection
+
+    def connect(*_args: Any) -> None:
+        raise AssertionError("a new connection")
+
+    monkeypatch.setattr(store._access, "connect", connect)
+    terminate(other, held_backends(other))
+
+    until(lambda: is_back(store, owner))
+    with closing(inside.other_connection(store)) as db:
+        names = db.execute(
+            "SELECT application_name FROM pg_stat_activity WHERE pid = ANY (%s)", (held_backends(other),)
+        )
+        assert names.fetchall() == [("dutiful worker worker",)]
+
+
+def test_nothing_is_dead_by_a_crash_before_the_lease_of_its_worker_is_over(
+    store, other, elsewhere, monkeypatch
+):
+    """It may have lost no more than its connection: then it goes on. Its other jobs run elsewhere at once."""
+
+    def strict(claim: Claim, was_running: bool) -> Ack:
+        return ack(
+            claim, State.DEAD if claim.id == last else State.PENDING, crashes=claim.crashes + was_running
+        )
+
+    owner = joined(store)
+    first, last = put(store, draft("1", "2"))
+    take(store, owner)
+    inside.die(store, owner)
+
+    ((info, acks),) = until(lambda: other.rescue(strict))
+    assert (info.owner, [each.id for each in acks]) == (owner, [first])
+    assert other.rescue(strict) == []
+    assert [state_of(other, each) for each in (first, last)] == [State.PENDING, State.RUNNING]
+
+    monkeypatch.setattr(postgres_pulse, "RESCUE_S", 0.0)
+    ((info, acks),) = other.rescue(strict)
+    assert (info.owner, [each.id for each in acks]) == (owner, [last])
+    assert state_of(other, last) is State.DEAD
+    assert other.workers() == []
+
+
 def test_a_living_process_without_its_connection_is_waited_for(store, other, monkeypatch):
     """On the same machine it can be seen to live, lock or no lock."""
     monkeypatch.setattr(postgres_hold.Hold, "_come_back", lambda self: self._ending.wait())
@@ -295,6 +341,7 @@ def test_whatever_goes_wrong_on_the_way_back_a_worker_tries_again(store, other, 
         return connect(*args, **options)
 
     monkeypatch.setattr(store._access, "connect", connect_at_last)
+    monkeypatch.setattr(store._access, "spare", lambda: None)
     terminate(other, held_backends(other))
 
     until(lambda: is_back(store, owner))

@@ -162,6 +162,14 @@ class Access:
         self._all.add(db)
         return db
 
+    def spare(self) -> Connection | None:
+        """
+        Return an idle connection, for the caller to `disconnect`: it is there at once. None: there is none.
+
+        Never behind a pooler, where it would be everybody's.
+        """
+        return None if self.is_pooled or not self.is_open else self._next_idle(self._idle)
+
     def break_off(self) -> None:
         """Have all who wait for an answer get an error instead."""
         for db in list(self._all):
@@ -175,11 +183,15 @@ class Access:
         self._all.discard(db)
         db.close()
 
+    def name_of(self, purpose: str) -> str:
+        """Return what a connection is called where the server shows it."""
+        name: str = self._parameters.get("application_name") or f"dutiful {self._worker} {purpose}"
+        return name[:63]
+
     def _settings(self, purpose: str) -> dict[str, Any]:
-        name = self._parameters.get("application_name") or f"dutiful {self._worker} {purpose}"
         settings: dict[str, Any] = {
             "autocommit": True,
-            "application_name": name[:63],
+            "application_name": self.name_of(purpose),
             "client_encoding": "utf8",
             "connect_timeout": self._parameters.get("connect_timeout", _CONNECT_S),
             "keepalives": 1,

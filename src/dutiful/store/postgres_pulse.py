@@ -34,6 +34,9 @@ RESCUE_S = 12.5
 # Who has not looked for longer has not seen that there was silence: the server may have been away for all.
 LOOK_S = 3.0
 # A worker elsewhere whose lock has just gone may have lost its connection, and be back in some milliseconds.
+# Not longer, so that the jobs of one that was killed run elsewhere within a second. One that comes back later
+# takes back what was counted against its jobs (special/crashes.py), and until its lease is over none is
+# condemned.
 GRACE_S = 0.2
 # Jobs of an owner that nobody knows: it may be a worker that is about to register again.
 ORPHAN_S = 5.0
@@ -81,10 +84,15 @@ def ask(db: Connection, owner: Owner, queues: Sequence[str], *, here_since: int)
 
 
 class Dead(Struct, frozen=True):
-    """A worker that is dead, and which jobs it was running then; None: any that it had claimed."""
+    """
+    A worker that is dead, and which jobs it was running then; None: any that it had claimed.
+
+    `is_certain`: False while it may have lost no more than its connection, and may come back.
+    """
 
     worker: Missing
     running: frozenset[JobId] | None
+    is_certain: bool = True
 
 
 class Watch:
@@ -113,8 +121,10 @@ class Watch:
             has_gone = each.has_just_gone and not local.is_known
             if local.is_dead:
                 dead.append(Dead(each, local.running))
-            elif silent_s >= (GRACE_S if has_gone else RESCUE_S):
+            elif silent_s >= RESCUE_S:
                 dead.append(Dead(each, None))
+            elif has_gone and silent_s >= GRACE_S:
+                dead.append(Dead(each, None, is_certain=False))
             else:
                 is_close = is_close or has_gone
         return dead, is_close
