@@ -16,7 +16,7 @@ import dutiful
 from dutiful import Backoff, Retry, State, StoreError, StoreMoved, Worker
 from dutiful.store import mover, moving
 from dutiful.store.mover import Mover
-from tests.worker.tools import until
+from tests.worker.tools import background, until
 
 PAIRS = [("sqlite", "postgres"), ("postgres", "sqlite"), ("sqlite", "sqlite"), ("postgres", "postgres")]
 IDS = [" to ".join(pair) for pair in PAIRS]
@@ -209,6 +209,25 @@ def test_damaged_payloads_are_told_and_their_jobs_are_dead_in_the_target(source:
     assert ran == [0]
 
 
+def test_a_key_or_a_name_that_postgresql_cannot_hold_does_not_keep_the_rest_from_moving(
+    source: str, target: str
+) -> None:
+    worker = Worker(source)
+    ids = [worker.send(number, task="t", key="a\x00b", delay=3600).id for number in range(2)]
+    worker.send_event("a\x00b", 1)
+    worker.stop()
+
+    assert dutiful.move(source, target).jobs == 2
+
+    assert columns_of(target, "lane") == [(each, "a\\x00b") for each in ids]
+    assert [row[0] for row in beside(target, "event")] == ["a\\x00b"]
+
+
+def columns_of(store: str, *names: str) -> list[tuple[object, ...]]:
+    with closing(opened(store)) as ground:
+        return [(row.id, *(getattr(row, name) for name in names)) for row in ground.batch(0).rows]
+
+
 # --- who is in charge --------------------------------------------------------------------------------
 
 
@@ -242,6 +261,125 @@ def test_a_client_that_was_open_is_refused_too(pair: tuple[str, str]) -> None:
         assert caught.value.to == moved.target
     client.stop()
     assert count(pair[1]) == 4
+
+
+def test_nothing_else_that_an_open_client_does_is_accepted_and_lost(pair: tuple[str, str]) -> None:
+    """Events, pauses and schedules: refused, whether there is such a one or not, and nothing is written."""
+    client = Worker(pair[0])
+    client.pause(queue="paused")
+    client.send_event("kept", {"n": 1})
+    with Worker(pair[0], handlers={"t": print}) as worker:
+        worker.cron("0 3 * * *", name="nightly")(lambda: None)
+    before = {table: beside(pair[0], table) for table in moving.BESIDE}
+    moved = dutiful.move(*pair)
+
+    for use in (
+        lambda: client.send_event("approved", {"ok": 1}),
+        lambda: client.pause(queue="q"),
+        lambda: client.pause(queue="paused"),
+        lambda: client.resume(queue="paused"),
+        lambda: client.resume(task="never_paused"),
+        lambda: client.schedules.pause("nightly"),
+        lambda: client.schedules.resume("nightly"),
+        lambda: client.schedules.run("nightly"),
+        lambda: client.schedules.forget("nightly"),
+        lambda: client.send(1, task="t", key="k"),
+        lambda: client.send(1, task="t", unique=True),
+    ):
+        with pytest.raises(StoreMoved) as caught:
+            use()
+        assert caught.value.to == moved.target
+    client.stop()
+    for store in pair:
+        assert {table: beside(store, table) for table in moving.BESIDE} == before
+
+
+def beside(store: str, table: str) -> list[tuple[object, ...]]:
+    with closing(opened(store)) as ground:
+        return ground.beside(table)
+
+
+def test_a_move_gives_way_to_who_writes_in_another_order(places: Places) -> None:
+    """The server would end one of the two that wait for each other, after a second."""
+    import psycopg
+
+    store = places.new("postgres")
+    sent(store)
+    schema = store.rpartition("=")[2]
+    with psycopg.connect(places.url) as db, psycopg.connect(places.url, autocommit=True) as looking:
+        db.execute(f"INSERT INTO {schema}.event (name, at) VALUES ('e', 1)")
+        moves = background(dutiful.move, store, places.new("sqlite"))
+        waits = (
+            "SELECT FROM pg_locks AS waiting JOIN pg_locks AS held USING (pid)"
+            f" WHERE waiting.relation = '{schema}.event'::regclass AND NOT waiting.granted"
+            f" AND held.relation = '{schema}.job'::regclass AND held.granted"
+        )
+        until(lambda: looking.execute(waits).fetchall())
+        db.execute(f"UPDATE {schema}.job SET due_at = 0")
+        db.commit()
+
+        assert moves.result(20).jobs == 3
+
+
+def test_every_table_is_guarded_and_moved_or_known_to_be_neither(places: Places) -> None:
+    """One that is new is in these lists, or this fails; and so does a new column that would not travel."""
+    file = places.new("sqlite")
+    for store in (file, places.url):
+        Worker(store).counts()
+    guarded, unguarded = set(moving.GUARDED), set(moving.UNGUARDED)
+    travels = {
+        "job": {*moving.Row.__struct_fields__, "owner"},  # none is running
+        "error": set(moving.ERROR_COLUMNS.split(", ")),
+        **{table: set(columns.split(", ")) for table, columns in moving.BESIDE.items()},
+    }
+    travels["event"].add("id")  # only an order, which is kept
+    for tables in (columns_in_a_file(file), columns_in_a_database(places.url)):
+        assert set(tables) == guarded | unguarded
+        assert not guarded & unguarded
+        assert {table: tables[table] for table in tables.keys() - {"worker", "meta"}} == travels
+
+
+def columns_in_a_file(path: str) -> dict[str, set[str]]:
+    with closing(sqlite3.connect(path)) as db:
+        names = db.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'dutiful\\_%' ESCAPE '\\'"
+        )
+        return {
+            name.removeprefix("dutiful_"): {row[1] for row in db.execute(f"PRAGMA table_info({name})")}
+            for (name,) in names.fetchall()
+        }
+
+
+def columns_in_a_database(url: str) -> dict[str, set[str]]:
+    import psycopg
+
+    with psycopg.connect(url) as db:
+        rows = db.execute(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'dutiful'"
+        ).fetchall()
+    return {table: {column for other, column in rows if other == table} for table, _column in rows}
+
+
+@pytest.mark.parametrize("kept", ["event", "schedule", "pause"])
+def test_a_target_that_has_events_schedules_or_pauses_of_its_own_is_refused(
+    pair: tuple[str, str], kept: str
+) -> None:
+    """They would be lost without a word."""
+    sent(pair[0])
+    with Worker(pair[1], handlers={"t": print}) as other:
+        match kept:
+            case "event":
+                other.send_event("approved")
+            case "schedule":
+                other.cron("0 3 * * *", name="nightly")(lambda: None)
+            case _:
+                other.pause(queue="q")
+
+    with pytest.raises(StoreError, match=f"it has .*{kept}s?"):
+        dutiful.move(*pair)
+
+    assert len(beside(pair[1], kept)) == 1
+    assert len(sent(pair[0])) == 3
 
 
 def test_a_send_in_ones_own_transaction_is_refused_too(places: Places) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 import dutiful
 from dutiful import Context, SchemaTooNew, State, StoreError, StoreUnavailable, Worker
-from dutiful.store import postgres_schema
+from dutiful.store import postgres_access, postgres_schema
 
 DOCS = Path(__file__).parents[2] / "docs/postgres.md"
 OPEN_AND_SEND = """
@@ -111,6 +111,45 @@ def test_a_newer_schema_is_used_if_it_says_that_older_programs_may(database_url:
     with pytest.raises(SchemaTooNew):
         Worker(database_url).counts()
     assert ran == [1]
+
+
+def not_for_us_any_more(url: str) -> None:
+    on(url, "UPDATE dutiful.meta SET value = '99' WHERE key LIKE 'schema_%'")
+
+
+def test_who_connects_anew_to_a_schema_that_became_too_new_is_refused(database_url: str) -> None:
+    ran: list[int] = []
+    with Worker(database_url, handlers={"t": ran.append}) as worker, closing(_Client(database_url)) as client:
+        client.worker.send(1, task="t").wait(timeout=30)
+        not_for_us_any_more(database_url)
+        on(
+            database_url,
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+
+        for who in (worker, client.worker):
+            with pytest.raises(SchemaTooNew, match="Upgrade"):
+                who.send(2, task="t")
+        assert worker._store.pulse(worker._runner._owner).incarnation == 1
+    assert on(database_url, "SELECT count(*) FROM dutiful.job") == [(1,)]
+
+
+def test_open_connections_are_refused_too_a_little_later(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    with Worker(database_url, handlers={"t": ran.append}) as worker, closing(_Client(database_url)) as client:
+        client.worker.send(1, task="t").wait(timeout=30)
+        monkeypatch.setattr(postgres_access, "_MIN_CODE_EVERY_S", 0.0)
+        not_for_us_any_more(database_url)
+
+        for who in (worker, client.worker):
+            with pytest.raises(SchemaTooNew, match="Upgrade"):
+                who.send(2, task="t")
+            with pytest.raises(SchemaTooNew):
+                who.counts()
+    assert on(database_url, "SELECT count(*) FROM dutiful.job") == [(1,)]
 
 
 # --- switched off, and applied by others --------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,11 +15,13 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+import dutiful
 from dutiful.job import Ack, Claim, State
 from dutiful.store import postgres_hold, postgres_marks, postgres_pulse
 from dutiful.store.contract import Outcome, Work
 from dutiful.store.postgres import PostgresStore
 from dutiful.store.postgres_marks import Local
+from dutiful.store.postgres_worker_rows import Missing
 from dutiful.testing.tools import QUEUE, ack, draft, one, put, state_of, step, take
 from tests.servers.pgbouncer import Pooler
 from tests.servers.postgres import Server
@@ -104,6 +108,52 @@ def test_a_worker_whose_connection_is_ended_comes_back_with_its_jobs(store, othe
     assert other.rescue(decide) == []
     assert step(store, completed=[(claim.id, claim.attempt) for claim in claims]).late == []
     assert len(held_backends(other)) == 1
+
+
+def test_a_worker_takes_its_lock_again_on_a_connection_that_is_there(store, other, monkeypatch):
+    """One trip to the server, which may be far away; a new one takes eight, and others wait for 0.2 s."""
+    owner = joined(store)
+    put(store)  # leaves a connection
+
+    def connect(*_args: Any) -> None:
+        raise AssertionError("a new connection")
+
+    monkeypatch.setattr(store._access, "connect", connect)
+    terminate(other, held_backends(other))
+
+    until(lambda: is_back(store, owner))
+    with closing(inside.other_connection(store)) as db:
+        names = db.execute(
+            "SELECT application_name FROM pg_stat_activity WHERE pid = ANY (%s)", (held_backends(other),)
+        )
+        assert names.fetchall() == [("dutiful worker worker",)]
+
+
+def test_nothing_is_dead_by_a_crash_before_the_lease_of_its_worker_is_over(
+    store, other, elsewhere, monkeypatch
+):
+    """It may have lost no more than its connection: then it goes on. Its other jobs run elsewhere at once."""
+
+    def strict(claim: Claim, was_running: bool) -> Ack:
+        return ack(
+            claim, State.DEAD if claim.id == last else State.PENDING, crashes=claim.crashes + was_running
+        )
+
+    owner = joined(store)
+    first, last = put(store, draft("1", "2"))
+    take(store, owner)
+    inside.die(store, owner)
+
+    ((info, acks),) = until(lambda: other.rescue(strict))
+    assert (info.owner, [each.id for each in acks]) == (owner, [first])
+    assert other.rescue(strict) == []
+    assert [state_of(other, each) for each in (first, last)] == [State.PENDING, State.RUNNING]
+
+    monkeypatch.setattr(postgres_pulse, "RESCUE_S", 0.0)
+    ((info, acks),) = other.rescue(strict)
+    assert (info.owner, [each.id for each in acks]) == (owner, [last])
+    assert state_of(other, last) is State.DEAD
+    assert other.workers() == []
 
 
 def test_a_living_process_without_its_connection_is_waited_for(store, other, monkeypatch):
@@ -246,6 +296,58 @@ def test_jobs_of_an_owner_that_nobody_knows_go_back_in_line(store, other, monkey
     assert (job.state, job.crashes) == (State.PENDING, 0)
 
 
+def test_another_users_folder_of_marks_says_nothing(tmp_path):
+    """Whoever may not look into it is as one who comes from elsewhere, and starts."""
+    folder = postgres_marks.LocalFolder()
+    folder.path = tmp_path / "theirs"
+    folder.path.mkdir(mode=0)
+
+    with as_somebody_else():
+        assert folder.look_at("token", socket.gethostname(), "boot") == Local()
+        assert folder.life() is None
+
+
+def test_without_any_place_for_temporary_files_there_are_no_marks(monkeypatch):
+    def nowhere() -> str:
+        raise FileNotFoundError("no usable temporary directory found")
+
+    monkeypatch.setattr(postgres_marks.tempfile, "gettempdir", nowhere)
+
+    with as_somebody_else():
+        assert postgres_marks.LocalFolder().life() is None
+
+
+@contextmanager
+def as_somebody_else() -> Iterator[None]:
+    """Be a user without any right, if the tests are run by one who has them all."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_whatever_goes_wrong_on_the_way_back_a_worker_tries_again(store, other, monkeypatch):
+    """Not the server's errors alone: the thread that holds its lock must not end."""
+    owner = joined(store)
+    connect, failures = store._access.connect, iter([RuntimeError("a bug"), ValueError("another")])
+
+    def connect_at_last(*args: Any, **options: Any) -> Any:
+        for error in failures:
+            raise error
+        return connect(*args, **options)
+
+    monkeypatch.setattr(store._access, "connect", connect_at_last)
+    monkeypatch.setattr(store._access, "spare", lambda: None)
+    terminate(other, held_backends(other))
+
+    until(lambda: is_back(store, owner))
+    assert next(failures, None) is None
+
+
 def test_only_one_of_those_who_rescue_at_once_does_it(store, database_url):
     owner = joined(store)
     put(store, draft("1", "2", "3"))
@@ -324,6 +426,12 @@ def test_behind_a_pooler_a_worker_polls_and_holds_no_lock(pooled, store):
     assert store.rescue(decide) == []
 
 
+def test_a_pooler_in_session_mode_counts_as_one_in_transaction_mode(database_url):
+    """Nobody can tell from our side, and the wrong guess would leave a lock with a session of others."""
+    with Pooler(database_url, mode="session") as pooler, opened(pooler.url()) as pooled:
+        assert pooled.pulse(joined(pooled)).is_polling
+
+
 def test_behind_a_pooler_new_jobs_are_seen(pooled, store):
     joined(pooled)
     changes = pooled.changes()
@@ -337,17 +445,101 @@ def test_behind_a_pooler_new_jobs_are_seen(pooled, store):
 
 
 def test_behind_a_pooler_the_heartbeat_is_what_tells(pooled, store, elsewhere, monkeypatch):
+    monkeypatch.setattr(postgres_pulse, "RESCUE_S", 1.0)
     owner = joined(pooled)
     (job_id,) = put(store)
     take(pooled, owner)
     inside.die(pooled, owner)
     assert store.rescue(decide) == []
 
-    inside.pass_time(store, postgres_pulse.RESCUE_S)
     ((info, _acks),) = until(lambda: store.rescue(decide))
 
     assert info.owner == owner
     assert state_of(store, job_id) is State.PENDING
+
+
+def test_behind_a_pooler_nobody_is_dead_because_the_servers_clock_was_set(pooled, store, elsewhere):
+    """An hour ahead: until its next beat a worker seems to have been silent for as long."""
+    owner = joined(pooled)
+    (job_id,) = put(store)
+    take(pooled, owner)
+    assert store.rescue(decide) == []
+
+    inside.pass_time(store, 3600)
+    (before,) = [info.seen_at for info in store.workers()]
+    assert store.rescue(decide) == []
+    until(lambda: store.rescue(decide) or store.workers()[0].seen_at > before)
+
+    assert store.rescue(decide) == []
+    assert state_of(store, job_id) is State.RUNNING
+
+
+def test_a_store_whose_worker_died_behind_a_pooler_can_be_moved(
+    pooled, store, elsewhere, database_url, tmp_path, monkeypatch
+):
+    """Only its silence tells that it is dead: the move listens for as long as that takes."""
+    monkeypatch.setattr(postgres_pulse, "RESCUE_S", 1.0)
+    owner = joined(pooled)
+    put(store)
+    take(pooled, owner)
+    inside.die(pooled, owner)
+    inside.pass_time(store, 3600)
+
+    assert dutiful.move(database_url, tmp_path / "jobs.db").jobs == 1
+
+
+def test_silence_counts_only_while_somebody_listens(monkeypatch, elsewhere):
+    """While the server is away for all, nobody can be heard."""
+    clock = Clock()
+    monkeypatch.setattr(postgres_pulse, "time", clock)
+    watch = postgres_pulse.Watch(postgres_marks.LocalFolder())
+    one = Missing(7, "w", "host", "boot", 1, "t", 0, 0, (QUEUE,), 1, 1, has_just_gone=False, is_due=True)
+
+    def after(seconds: float) -> list[Missing]:
+        clock.now += seconds
+        return [dead.worker for dead in watch.judge([one])[0]]
+
+    assert after(0) == []
+    assert after(3600) == []
+    for _ in range(12):
+        assert after(0.7) == []
+    assert after(2) == [one]
+
+
+class Clock:
+    """A monotonic clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_behind_a_pooler_our_transactions_see_what_was_committed_before_their_locks(database_url):
+    """Whatever the role's default; that one holds for a handler's own transaction."""
+    name = urlsplit(database_url).path[1:]
+    with psycopg.connect(database_url, autocommit=True) as db:
+        db.execute(f"ALTER DATABASE {name} SET default_transaction_isolation TO 'repeatable read'")
+    with Pooler(database_url) as pooler, opened(pooler.url()) as pooled:
+        owner = joined(pooled)
+        put(pooled)
+        (claim,) = take(pooled, owner)
+
+        with pooled.sql() as sql:
+            ours = sql.rows("SELECT current_setting('transaction_isolation')")
+        with pooled.transaction(claim) as db:
+            his = db.execute("SELECT current_setting('transaction_isolation')").fetchall()
+
+        assert (ours, his) == ([("read committed",)], [("repeatable read",)])
+        many_at_once(lambda: put(pooled, draft("1")))  # ids are given under a lock of their own
+
+
+def many_at_once(do: Callable[[], object]) -> None:
+    """Do it ten times in each of some threads; raise what any of them raises."""
+    with ThreadPoolExecutor(6) as threads:
+        for done in [threads.submit(lambda: [do() for _ in range(10)]) for _ in range(6)]:
+            done.result()
 
 
 def test_behind_a_pooler_a_worker_that_was_taken_for_dead_registers_again(pooled, store):

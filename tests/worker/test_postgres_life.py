@@ -161,6 +161,42 @@ def test_a_handler_whose_job_others_took_over_is_told(database_url, make, elsewh
         worker.stop(5)
 
 
+def test_a_worker_that_was_taken_for_dead_and_lives_takes_back_the_crash(
+    database_url, make, elsewhere, told, seen
+):
+    """Again and again: no job is dead because connections are lost."""
+    with network(database_url) as (proxy, url):
+        other = make(database_url, name="other", queues=("none",), max_crashes=2)
+        worker = told.of(make(url, name="lost", max_crashes=2))
+
+        @worker.handler("wait")
+        def wait(n, ctx):
+            seen.add(ctx.attempt)
+            if ctx.attempt < 4:
+                ctx.wait(40)
+
+        worker.start()
+        other.start()
+        job = worker.send(1, task="wait")
+        for round_ in range(1, 4):
+            seen.wait(round_)
+            proxy.refuse()
+            proxy.cut()
+            until(lambda: job_of(other, job).crashes == 1)
+            proxy.heal()
+            until(lambda: job_of(other, job).crashes == 0)
+            until(lambda round_=round_: len(told.all_of(ConnectionBack)) == round_)
+
+        record = finished(other.job(job.id))
+        assert (record.state, record.attempt) == (State.COMPLETED, 4)
+        assert [error.type for error in record.errors] == ["WorkerCutOff"] * 3
+        worker.stop(5)
+
+
+def job_of(worker, job):
+    return worker.job(job.id).refresh()
+
+
 def test_a_worker_that_is_cut_off_stops_what_it_runs_when_its_lease_is_over(
     database_url, make, monkeypatch, told, seen
 ):

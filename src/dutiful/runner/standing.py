@@ -3,7 +3,7 @@ How this worker stands with its store: cut off from it, back again, or told to l
 
     no contact for half a lease   nothing more is started; what waits here goes back
     none for a whole lease        what runs is stopped: others may take over
-    connected anew                what others took over meanwhile is stopped
+    connected anew                what others took over meanwhile is stopped; no crash counts for it
 
 None of it is decided here: the store says how it stands (`Store.pulse`). A store that is a file
 never says any of this.
@@ -12,10 +12,11 @@ never says any of this.
 from collections.abc import Callable
 
 from dutiful.events import ConnectionBack, ConnectionLost, Events, LeaseOver, StorePolled
-from dutiful.job import Claim
+from dutiful.job import Claim, JobId
 from dutiful.runner.attempts import Attempts
 from dutiful.runner.slots import Slots
 from dutiful.store.contract import Owner, Pulse, Store
+from dutiful.store.special.crashes import acquit
 
 
 class Standing:
@@ -47,6 +48,7 @@ class Standing:
         self._drop = drop
         self._owner: Owner = 0
         self._seen = 0  # the incarnation whose losses are known
+        self._blamed: set[tuple[JobId, int]] = set()  # attempts that others may have counted as crashed
         self.pulse = Pulse()
 
     def start(self, owner: Owner) -> None:
@@ -85,6 +87,9 @@ class Standing:
             lost = self._stop_what_is_lost()
             self._seen = pulse.incarnation
             self._events.emit(ConnectionBack(self._worker, pulse.incarnation, lost))
+        if self._blamed:
+            acquit(self._store, self._blamed)  # if it fails, at the next look
+            self._blamed.clear()
 
     def _start_nothing(self) -> None:
         back = self._slots.take_back(alone=False)
@@ -103,9 +108,10 @@ class Standing:
         running = [claim for attempt in list(self._attempts.running.values()) for claim in attempt.claims]
         held = self._store.held(self._owner)
         lost = {claim.id for claim in waiting if (claim.id, claim.attempt) not in held}
+        gone = [claim for claim in running if (claim.id, claim.attempt) not in held]
+        self._blamed |= {(claim.id, claim.attempt) for claim in (*waiting, *gone)} - held
         for claim in self._slots.take_out(lost) if lost else ():
             self._drop(claim)
-        gone = [claim for claim in running if (claim.id, claim.attempt) not in held]
         for claim in gone:
             self._attempts.cancel(claim.id)  # what it comes to is late, and changes nothing
         return len(lost) + len(gone)

@@ -247,6 +247,7 @@ class Mover:
         return True
 
 
+_KEPT = {"event": "events that nobody has waited for", "schedule": "schedules", "pause": "pauses"}
 _UNFINISHED = "it is the unfinished target of a move"
 
 
@@ -266,6 +267,12 @@ def _unfit(hand: Hand, ground: Ground, note: Note | None) -> str | None:
         return "workers run there already; nothing was changed. Start them when the move is done."
     if hand.last_id():
         return "it has jobs already; nothing was changed. Choose an empty store, or delete them."
+    kept = hand.kept_beside()
+    if kept is not None:
+        return (
+            f"it has {_KEPT[kept]} already, which would be lost; nothing was changed. Choose an empty store, "
+            "or remove them."
+        )
     return None
 
 

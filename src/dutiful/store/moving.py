@@ -2,7 +2,8 @@
 Moving all jobs from one store to another, so that at each moment at most one of them is in charge.
 
 The source is marked first, in one transaction with guards (triggers) on its tables: from then on nobody
-can store, take or change a job there, programs of any version and open connections included. The target
+can store, take or change a job there, send an event, pause a queue or change a schedule, programs of any
+version and open connections included. The target
 has guards too, until all is there. So nothing moves under our feet, and a repetition goes on where the
 last one ended: the jobs travel in the order of their ids, a batch a transaction.
 
@@ -128,6 +129,17 @@ BESIDE = {
     "pause": "kind, name, at",
 }
 BESIDE_ORDER = {"event": "id"}
+# What somebody may have left in a store that has no jobs, and would miss.
+KEPT_BESIDE = ("event", "schedule", "pause")
+# Every table is in one of these two: else changes would be accepted in a store that is out of use, and lost.
+_ANY = ("INSERT", "UPDATE", "DELETE")
+GUARDED: dict[str, tuple[str, ...]] = {
+    "job": _ANY,
+    "error": _ANY,
+    "worker": ("INSERT", "UPDATE"),  # it may leave
+    **dict.fromkeys(BESIDE, _ANY),
+}
+UNGUARDED = ("meta",)  # ids that are given in vain, and how the store's clock goes
 
 
 class Batch(Struct, frozen=True):
@@ -166,7 +178,7 @@ class Hand(Protocol):
         ...
 
     def raise_guards(self, text: str) -> None:
-        """Refuse every change of a job, and every new worker, with this text."""
+        """Refuse every change that is GUARDED, from now on with this text."""
         ...
 
     def lower_guards(self) -> None:
@@ -175,6 +187,10 @@ class Hand(Protocol):
 
     def is_idle(self) -> bool:
         """Whether no worker is registered and no job is running."""
+        ...
+
+    def kept_beside(self) -> str | None:
+        """Return the first table of KEPT_BESIDE that is not empty."""
         ...
 
     def last_id(self) -> JobId:
@@ -278,7 +294,8 @@ def note_of(hand: Hand) -> Note | None:
 
 def write(hand: Hand, note: Note, *, guarded: bool) -> None:
     """Write a note, and raise or lower the guards with it."""
-    hand.lower_guards()
+    if not guarded:
+        hand.lower_guards()
     hand.put(NOTE, msgspec.json.encode(note).decode())
     hand.put(TEXT, note.text() if guarded else None)
     if guarded:

@@ -108,7 +108,7 @@ class PostgresStore:
             self._access,
             create=self._create,
             workers=self._workers.all,
-            rescue=self._workers.rescue,
+            rescue=self._workers.rescue_patiently,
             close=self.close,
         )
 

@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 
 from dutiful.errors import (
     ConfigError,
+    SchemaTooNew,
     StoreError,
     StoreUnavailable,
     StoreUnknown,
@@ -56,6 +57,9 @@ _WHERE = """
 SELECT pg_backend_pid(), current_setting('server_encoding'),
        CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
 """
+# How new a program must be to work with the tables. A migration may raise it while we are connected.
+_MIN_CODE = "SELECT value::integer FROM dutiful.meta WHERE key = 'schema_min_code'"
+_MIN_CODE_EVERY_S = 10.0
 
 
 class Access:
@@ -73,6 +77,7 @@ class Access:
         label: What to call it in messages, without the password.
         schema: The schema as it is written before a table's name: `"dutiful".`
         is_pooled: Whether a pooler sits between: our connection may have another session each time.
+        code: The schema's version that we know, once it is there: then it must not ask for newer programs.
     """
 
     def __init__(
@@ -95,6 +100,8 @@ class Access:
         self.busy_s = busy_s
         self.is_open = False
         self.is_pooled = False
+        self.code = 0
+        self._asked_at = 0.0
         self._parameters = parameters(url)
         self.label = _label(self._parameters, schema)
         self._durability = durability
@@ -118,6 +125,7 @@ class Access:
             if self.is_open:
                 return False
             self._fork.renew()
+            self.code = 0
             db = self.connect("store")
             self._idle.append(db)
             self.is_open = True
@@ -152,6 +160,7 @@ class Access:
 
         Raises:
             StoreUnavailable: There is no server, or it does not let us in.
+            SchemaTooNew: It does not want programs of our version any more.
         """
         with self.translating():
             began_at = time.monotonic()
@@ -167,6 +176,14 @@ class Access:
         self._all.add(db)
         return db
 
+    def spare(self) -> Connection | None:
+        """
+        Return an idle connection, for the caller to `disconnect`: it is there at once. None: there is none.
+
+        Never behind a pooler, where it would be everybody's.
+        """
+        return None if self.is_pooled or not self.is_open else self._next_idle(self._idle)
+
     def break_off(self, *, until: float) -> None:
         """Have all who wait for an answer get an error, on connections begun until then (monotonic)."""
         for db in list(self._all):
@@ -181,11 +198,15 @@ class Access:
         self._all.discard(db)
         db.close()
 
+    def name_of(self, purpose: str) -> str:
+        """Return what a connection is called where the server shows it."""
+        name: str = self._parameters.get("application_name") or f"dutiful {self._worker} {purpose}"
+        return name[:63]
+
     def _settings(self, purpose: str) -> dict[str, Any]:
-        name = self._parameters.get("application_name") or f"dutiful {self._worker} {purpose}"
         settings: dict[str, Any] = {
             "autocommit": True,
-            "application_name": name[:63],
+            "application_name": self.name_of(purpose),
             "client_encoding": "utf8",
             "connect_timeout": self._parameters.get("connect_timeout", _CONNECT_S),
             "keepalives": 1,
@@ -198,7 +219,11 @@ class Access:
 
     def _prepare(self, db: Connection, *, for_handler: bool) -> None:
         """Set what our promises and plans need; see also `is_pooled`."""
-        pid, encoding, db.timeline = db.one(_WHERE)
+        if self.code:
+            pid, encoding, db.timeline, min_code = db.one(f"{_WHERE}, ({_MIN_CODE})")
+            self._check_code(min_code)
+        else:
+            pid, encoding, db.timeline = db.one(_WHERE)
         if db.info.server_version < SERVER_MIN:
             raise StoreUnavailable(
                 self.label,
@@ -219,6 +244,21 @@ class Access:
             return
         db.prepare_threshold = 1
         _set(db, self._session(), local=False)
+
+    def _check_code(self, min_code: int | None) -> None:
+        if min_code is not None and min_code > self.code:
+            raise SchemaTooNew(
+                self.label,
+                f"its schema is for programs that know version {min_code}, this one knows {self.code}; "
+                "nothing was changed. Upgrade dutiful here.",
+            )
+        self._asked_at = time.monotonic()
+
+    def _ask_code(self, db: Connection) -> None:
+        """Look now and then whether the schema is still for us; nobody asks while nothing is done."""
+        if self.code and time.monotonic() >= self._asked_at + _MIN_CODE_EVERY_S:
+            row = db.run(_MIN_CODE).fetchone()
+            self._check_code(None if row is None else row[0])
 
     def _session(self) -> list[tuple[str, str]]:
         return [
@@ -249,6 +289,7 @@ class Access:
         self._check_open()
         db = self._next_idle(self._idle) or self.connect("store")
         try:
+            self._ask_code(db)
             yield db
         except Error:
             # Not for the next: what psycopg has prepared in it, or has not, nobody knows for sure.
@@ -316,7 +357,8 @@ class Access:
         with self.translating():
             db = self._next_idle(self._lendable) or self.connect("transaction", for_handler=True)
             try:
-                self.begin(db)
+                self._ask_code(db)
+                self._begin(db, "BEGIN")  # at the level of isolation of his role, as all of its settings
             except BaseException:
                 self._discard(db)
                 raise
@@ -374,9 +416,14 @@ class Access:
             raise
 
     def begin(self, db: Connection) -> None:
-        """Begin a transaction, with those of our settings that it needs if its session has them not."""
+        """Begin a transaction of ours, with those of our settings that its session has not."""
+        # Keys and limits are decided by what others have committed when their lock is got, not before: said
+        # here, where no pooler and no role can have it otherwise.
+        self._begin(db, "BEGIN ISOLATION LEVEL READ COMMITTED")
+
+    def _begin(self, db: Connection, sql: str) -> None:
         db.began_at = time.monotonic()
-        db.run("BEGIN")
+        db.run(sql)
         if db.prepare_threshold is None:
             _set(db, [("synchronous_commit", "on" if self._durability == "full" else "off")], local=True)
 

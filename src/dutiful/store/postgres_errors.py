@@ -31,6 +31,11 @@ def again_if_deadlocked(function: Callable[[], T]) -> T:
     return function()
 
 
+def is_busy(error: Error) -> bool:
+    """Whether somebody else was in the way: the same may go well in a moment."""
+    return error.sqlstate in _BUSY
+
+
 def translated(error: Error, label: str, waited_s: float) -> Exception:
     """Return the error of ours that says what a driver's error means."""
     code = error.sqlstate or ""

@@ -66,6 +66,9 @@ class Ids:
             return first
 
     def _reserve(self, block: int, db: Connection | None) -> JobId:
+        if self._access.is_pooled:  # a transaction of ours, whatever the role's level of isolation
+            with self._access.writing() as other:
+                return postgres_step.reserve_ids(other, block)
         if db is not None:
             return postgres_step.reserve_ids(db, block)
         with self._access.looking() as other:

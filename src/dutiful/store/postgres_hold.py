@@ -86,7 +86,7 @@ class Hold:
         """
         try:
             with self._access.translating():
-                self._connect(self.who.incarnation)
+                self._connect(None, self.who.incarnation)
         except BaseException:
             self._close_pipe()
             raise
@@ -229,8 +229,10 @@ class Hold:
 
     # --- connecting --------------------------------------------------------------------------------------
 
-    def _connect(self, incarnation: int) -> None:
-        db = self._access.connect("worker")
+    def _connect(self, spare: Connection | None, incarnation: int) -> None:
+        began_at = time.monotonic()
+        db = spare or self._access.connect("worker")
+        db.connected_at = began_at  # the silence before is no sign against a spare one
         db.patience_s = postgres_pulse.LEASE_S  # what comes later is too late anyway
         try:
             # Behind a pooler a lock would stay with a session that is others' next.
@@ -244,21 +246,22 @@ class Hold:
             self._access.disconnect(db)
             raise
         self._db, self._backend = db, db.info.backend_pid
-        self._contact_at = db.connected_at
+        self._contact_at = began_at
         self._pulse_at = self._beat_at = 0.0
         self._problem = None
 
     def _take_lock(self, db: Connection) -> None:
-        db.run(
-            "SELECT " + ", ".join(["set_config(%s, %s, false)"] * len(PATIENCE)),
-            [word for pair in PATIENCE for word in pair],
-        )
         until = time.monotonic() + LOCK_WAIT_S
         while not postgres_worker_rows.try_lock(db, self.who.owner, former=self._backend):
             if time.monotonic() > until or self._ending.wait(LOCK_LOOK_S):
                 raise StoreUnavailable(
                     self._access.label, "the worker's lock is held by another connection; it is tried again."
                 )
+        settings = (*PATIENCE, ("application_name", self._access.name_of("worker")))
+        db.run(
+            "SELECT " + ", ".join(["set_config(%s, %s, false)"] * len(settings)),
+            [word for pair in settings for word in pair],
+        )
 
     def _lose(self, problem: str) -> None:
         self._problem = problem
@@ -271,13 +274,20 @@ class Hold:
                 self._access.disconnect(db)
 
     def _come_back(self) -> None:
-        """Connect anew, again and again: soon at first, then more patiently, and not in step with others."""
+        """
+        Connect anew, again and again: soon at first, then more patiently, and not in step with others.
+
+        First on a connection that is there already. That takes one trip to the server, where a new one takes
+        eight or more: and a worker that is far away has to be back before others take it for dead.
+        """
         backoff_s = 0.0
         while not self._ending.wait(backoff_s * random.uniform(0.5, 1.0)):  # noqa: S311
             try:
-                self._connect(self.who.incarnation + 1)
+                self._connect(None if backoff_s else self._access.spare(), self.who.incarnation + 1)
             except (Error, StoreError) as error:
                 self._problem = str(error).strip()
+            except Exception as error:  # noqa: BLE001  # no error may end this thread: it is the worker's life
+                self._problem = repr(error)
             else:
                 # What rang in between was not heard.
                 self.bell.ring()

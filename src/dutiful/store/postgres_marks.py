@@ -38,7 +38,7 @@ class LocalFolder(Folder):
     """The folder of this user's marks, for all databases: a token is unlike any other."""
 
     def __init__(self) -> None:
-        super().__init__(Path(tempfile.gettempdir()) / f"{os.geteuid()}")
+        super().__init__(Path(_temporary()) / f"{os.geteuid()}")
         self.path = self.path.with_name(f"dutiful-{os.geteuid()}")
 
     def make(self) -> None:
@@ -66,12 +66,14 @@ class LocalFolder(Folder):
 
     def look_at(self, token: str, host: str, boot: str) -> Local:
         """Return what is known here of a worker."""
-        path = self.path / f"{token}.lock"
-        if host != socket.gethostname() or not path.exists():
+        if host != socket.gethostname():
             return Local()
+        path = self.path / f"{token}.lock"
         try:
+            if not path.exists():
+                return Local()
             is_dead, running = running_of_dead(path)
-        except OSError:  # another user's
+        except OSError:  # the file, or the whole folder, is another user's
             return Local()
         if boot != clock.boot_id():  # the machine went down: no job's fault
             return Local(is_known=True, is_dead=is_dead, running=frozenset())
@@ -83,3 +85,10 @@ class LocalFolder(Folder):
             for path in self.path.iterdir():
                 if path.stat().st_mtime < time.time() - FORGET_S:
                     self.forget_if_dead(path.stem)
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # nothing here can be written to: then there are no marks (see `life`)
+        return os.sep

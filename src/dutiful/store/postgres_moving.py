@@ -1,6 +1,7 @@
 """A PostgreSQL store as one end of a move (see moving.py)."""
 
 import contextlib
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 
 import msgspec
@@ -11,10 +12,14 @@ from dutiful.store import moving, postgres_schema
 from dutiful.store.contract import WorkerInfo
 from dutiful.store.moving import BATCH_END, COLUMNS, ERROR_COLUMNS, Batch, Row, Totals
 from dutiful.store.postgres_access import REBUILD_S, Access, Connection
-from dutiful.store.postgres_driver import in_schema
+from dutiful.store.postgres_driver import Error, in_schema
+from dutiful.store.postgres_errors import is_busy
 
-# Nobody else writes a job or registers meanwhile; whoever has begun to is waited for.
-_LOCK = "LOCK TABLE dutiful.job, dutiful.worker IN SHARE ROW EXCLUSIVE MODE"
+# Nobody else writes what moves meanwhile; whoever has begun to is waited for.
+_LOCK = f"LOCK TABLE {', '.join(f'dutiful.{table}' for table in moving.GUARDED)} IN SHARE ROW EXCLUSIVE MODE"
+# Somebody may hold one of the tables and wait for another. The server ends one of the two after a second
+# (deadlock_timeout): we give way before that, and try again.
+_LOCK_WAIT = "SET LOCAL lock_timeout = '300ms'"
 # For a transaction of the mover's, for whom the guards make way.
 _HAND = "SELECT set_config('dutiful_move.hand', 'on', true)"
 _GUARDS = [
@@ -29,18 +34,14 @@ _GUARDS = [
         RETURN NULL;
     END $body$
     """,
-    (
-        "CREATE TRIGGER moved BEFORE INSERT OR UPDATE OR DELETE ON dutiful.job"
+    *(
+        f"CREATE OR REPLACE TRIGGER moved BEFORE {' OR '.join(actions)} ON dutiful.{table}"
         " FOR EACH STATEMENT EXECUTE FUNCTION dutiful.refuse_moved()"
-    ),
-    (
-        "CREATE TRIGGER moved BEFORE INSERT OR UPDATE ON dutiful.worker"
-        " FOR EACH STATEMENT EXECUTE FUNCTION dutiful.refuse_moved()"
+        for table, actions in moving.GUARDED.items()
     ),
 ]
 _NO_GUARDS = [
-    "DROP TRIGGER IF EXISTS moved ON dutiful.job",
-    "DROP TRIGGER IF EXISTS moved ON dutiful.worker",
+    *(f"DROP TRIGGER IF EXISTS moved ON dutiful.{table}" for table in moving.GUARDED),
     "DROP FUNCTION IF EXISTS dutiful.refuse_moved()",
 ]
 _BATCH_END = BATCH_END.format(length="octet_length", job="dutiful.job", error="dutiful.error", value="%s")
@@ -95,6 +96,12 @@ class PostgresHand:
         )
         return bool(self._db.one(sql)[0])
 
+    def kept_beside(self) -> str | None:
+        for table in moving.KEPT_BESIDE:
+            if self._db.one(f"SELECT EXISTS (SELECT FROM dutiful.{table})")[0]:
+                return table
+        return None
+
     def last_id(self) -> JobId:
         return int(self._db.one("SELECT coalesce(max(id), 0) FROM dutiful.job")[0])
 
@@ -114,7 +121,8 @@ class PostgresHand:
 
     def put_beside(self, table: str, rows: Sequence[Sequence[object]]) -> None:
         self._db.run(f"DELETE FROM dutiful.{table}")
-        self._copy(f"COPY dutiful.{table} ({moving.BESIDE[table]}) FROM STDIN", rows)
+        readable = ([_readable(value) for value in row] for row in rows)
+        self._copy(f"COPY dutiful.{table} ({moving.BESIDE[table]}) FROM STDIN", readable)
 
     def forget_clock(self) -> None:
         pass  # the server's is never compared with another
@@ -152,9 +160,25 @@ class PostgresGround:
     @contextlib.contextmanager
     def change(self) -> Generator[PostgresHand]:
         with self._access.writing() as db, db.patient(REBUILD_S):
-            db.run(_LOCK)
+            self._lock(db)
             db.run(_HAND)
             yield PostgresHand(db)
+
+    def _lock(self, db: Connection) -> None:
+        until = time.monotonic() + self._access.busy_s
+        db.run("SAVEPOINT unlocked")
+        db.run(_LOCK_WAIT)
+        while True:
+            try:
+                db.run(_LOCK)
+            except Error as error:
+                if not is_busy(error) or time.monotonic() > until:
+                    raise
+                db.run("ROLLBACK TO unlocked")
+                db.run(_LOCK_WAIT)
+            else:
+                db.run(f"SET LOCAL lock_timeout = {round(self._access.busy_s * 1000)}")
+                return
 
     def totals(self) -> Totals:
         with self._access.looking() as db, db.patient(REBUILD_S):
@@ -195,9 +219,9 @@ class PostgresGround:
 
 
 def _storable(row: Row) -> Sequence[object]:
-    """Return the columns. What no text column can hold becomes NULL: such a job will be dead."""
+    """Return the columns. A payload that no text column can hold becomes NULL: such a job will be dead."""
     *columns, payload, result = msgspec.structs.astuple(row)
-    return [*columns, _text(payload), _text(result)]
+    return [*map(_readable, columns), _text(payload), _text(result)]
 
 
 def _text(value: str | bytes | None) -> str | None:
@@ -205,4 +229,5 @@ def _text(value: str | bytes | None) -> str | None:
 
 
 def _readable(value: object) -> object:
+    """Return a key or a name, or what an error says, as a text column can hold it."""
     return value.replace("\0", "\\x00") if isinstance(value, str) else value

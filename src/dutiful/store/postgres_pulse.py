@@ -28,9 +28,15 @@ from dutiful.store.postgres_worker_rows import LOCKS, MISSING, Missing
 PULSE_S = 0.72
 # Without contact for so long a worker stops what it runs; after half of it, it starts nothing more.
 LEASE_S = 10.0
-# Others wait a little longer before they take over, so that it has stopped.
+# Others wait a little longer before they take over, so that it has stopped: by their own clocks, which
+# nobody sets.
 RESCUE_S = 12.5
+# Who has not looked for longer has not seen that there was silence: the server may have been away for all.
+LOOK_S = 3.0
 # A worker elsewhere whose lock has just gone may have lost its connection, and be back in some milliseconds.
+# Not longer, so that the jobs of one that was killed run elsewhere within a second. One that comes back later
+# takes back what was counted against its jobs (special/crashes.py), and until its lease is over none is
+# condemned.
 GRACE_S = 0.2
 # Jobs of an owner that nobody knows: it may be a worker that is about to register again.
 ORPHAN_S = 5.0
@@ -78,44 +84,62 @@ def ask(db: Connection, owner: Owner, queues: Sequence[str], *, here_since: int)
 
 
 class Dead(Struct, frozen=True):
-    """A worker that is dead, and which jobs it was running then; None: any that it had claimed."""
+    """
+    A worker that is dead, and which jobs it was running then; None: any that it had claimed.
+
+    `is_certain`: False while it may have lost no more than its connection, and may come back.
+    """
 
     worker: Missing
     running: frozenset[JobId] | None
+    is_certain: bool = True
 
 
 class Watch:
-    """Tells the dead from those that only cannot be seen."""
+    """
+    Tells the dead from those that only cannot be seen.
+
+    The instants in the store tell that something was heard of a worker, not how long ago that is: the
+    server's clock may be set at any time. How long there was silence is seen here.
+    """
 
     def __init__(self, folder: LocalFolder) -> None:
         self._folder = folder
         self._looking = threading.Lock()
-        self._since: dict[Owner, float] = {}
+        self._looked_at = time.monotonic()
+        self._since: dict[tuple[Owner, int, int], float] = {}
         self._orphan_since: dict[Owner, float] = {}
         self.has_orphans = False
 
     def judge(self, missing: Sequence[Missing]) -> tuple[list[Dead], bool]:
         """Return who is dead, and whether another look after `GRACE_S` may show more."""
-        now = time.monotonic()
-        with self._looking:
-            self._since = {each.owner: self._since.get(each.owner, now) for each in missing}
-            since = self._since
         dead: list[Dead] = []
         is_close = False
-        for each in missing:
+        for each, silent_s in zip(missing, self._silences_s(missing), strict=True):
             local = self._folder.look_at(each.token, each.host, each.boot)
-            gone_s = now - since[each.owner]
+            # One that lives here without its connection stops by itself when its lease is over.
+            has_gone = each.has_just_gone and not local.is_known
             if local.is_dead:
                 dead.append(Dead(each, local.running))
-            elif local.is_known:
-                # It lives here, without its connection: it stops by itself when its lease is over.
-                if each.is_due and gone_s >= RESCUE_S:
-                    dead.append(Dead(each, None))
-            elif each.is_due and (gone_s >= GRACE_S or not each.has_just_gone):
+            elif silent_s >= RESCUE_S:
                 dead.append(Dead(each, None))
+            elif has_gone and silent_s >= GRACE_S:
+                dead.append(Dead(each, None, is_certain=False))
             else:
-                is_close = is_close or each.has_just_gone
+                is_close = is_close or has_gone
         return dead, is_close
+
+    def _silences_s(self, missing: Sequence[Missing]) -> list[float]:
+        """Return for how long we have seen, without a gap, that nothing was heard of each."""
+        now = time.monotonic()
+        with self._looking:
+            unseen_s = max(0.0, now - self._looked_at - LOOK_S)
+            self._looked_at = now
+            known, self._since = self._since, {}
+            for each in missing:
+                key = each.owner, each.incarnation, each.seen_at
+                self._since[key] = known[key] + unseen_s if key in known else now
+            return [now - since for since in self._since.values()]
 
     def judge_orphans(self, owners: Collection[Owner]) -> list[Owner]:
         """Return the unknown owners of jobs that have been so for `ORPHAN_S`."""

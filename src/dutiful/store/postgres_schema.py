@@ -20,6 +20,7 @@ def migrate(access: Access, *, create: bool, migrate: bool) -> None:
     with access.looking() as db:
         found = _version(access, db)
     if found == SCHEMA_VERSION:
+        access.code = SCHEMA_VERSION
         return
     if not (migrate if found else create):
         there = (
@@ -39,6 +40,7 @@ def migrate(access: Access, *, create: bool, migrate: bool) -> None:
             for statement in statements(version):
                 db.run(statement)
                 crashpoint("migrate.middle")
+    access.code = SCHEMA_VERSION
 
 
 def statements(version: int) -> list[str]:

@@ -204,9 +204,9 @@ def all_workers(db: Connection) -> list[WorkerInfo]:
     ]
 
 
-def remove_dead(db: Connection, dead: Missing) -> bool:
-    """Take a dead worker out, unless it has been heard of since it was looked at: only one is told so."""
-    sql = "DELETE FROM dutiful.worker WHERE id = %s AND incarnation = %s AND seen_at = %s"
+def is_still_dead(db: Connection, dead: Missing) -> bool:
+    """Return whether nothing has been heard of a dead worker since it was looked at; its row is locked."""
+    sql = "SELECT FROM dutiful.worker WHERE id = %s AND incarnation = %s AND seen_at = %s FOR UPDATE"
     return db.run(sql, (dead.owner, dead.incarnation, dead.seen_at)).rowcount == 1
 
 

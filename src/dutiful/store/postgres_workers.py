@@ -5,12 +5,13 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from dutiful.crashpoint import crashpoint
-from dutiful.job import Ack, Claim, JobId
+from dutiful.job import Ack, Claim, JobId, State
 from dutiful.store import clock, postgres_pulse, postgres_step, postgres_upkeep
 from dutiful.store import postgres_worker_rows as rows
 from dutiful.store.contract import Marks, Owner, Pulse, Work, WorkerInfo
@@ -198,6 +199,16 @@ class Workers:
             changed()
         return rescued
 
+    def rescue_patiently(self, decide: Callable[[Claim, bool], Ack]) -> None:
+        """Rescue, of nobody who works, also those of whom only a long silence tells that they are dead."""
+        until = time.monotonic() + 2 * postgres_pulse.RESCUE_S
+        while True:
+            self.rescue(decide)
+            with self._access.looking() as db:
+                is_over = not any(each.is_due for each in self._missing(db))
+            if is_over or time.monotonic() > until or self._closing.wait(postgres_pulse.PULSE_S):
+                return
+
     def _dead(self) -> list[Dead]:
         """Return who is dead; of those whose lock has just gone, who has not taken it again soon after."""
         with self._access.looking() as db:
@@ -208,16 +219,23 @@ class Workers:
         return dead
 
     def _rescue_one(self, dead: Dead, decide: Callable[[Claim, bool], Ack]) -> list[Ack] | None:
-        """Rescue in one transaction; None if somebody else was first, or it has come back."""
+        """Rescue in one transaction; None if somebody else was first, it has come back, or is waited for."""
         worker, running = dead.worker, dead.running
         with self._access.writing() as db:
             # Held until the commit: should it come back right now, it waits, and finds itself dead.
-            if not rows.try_lock_here(db, worker.owner) or not rows.remove_dead(db, worker):
+            if not rows.try_lock_here(db, worker.owner) or not rows.is_still_dead(db, worker):
                 return None
             acks = [
                 decide(claim, running is None or claim.id in running)
                 for claim in rows.running_of(db, worker.owner)
             ]
+            # It may live, without its connection: what would be dead with it stays its own as long as it may.
+            kept = [] if dead.is_certain else [ack for ack in acks if ack.state is State.DEAD]
+            acks = [ack for ack in acks if ack not in kept]
+            if kept and not acks:
+                return None
+            if not kept:
+                rows.remove(db, worker.owner)
             if acks:
                 postgres_step.ack(db, acks, [worker.owner], worker=worker.name)
                 postgres_upkeep.set_free(db, [ack.id for ack in acks])

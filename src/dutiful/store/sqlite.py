@@ -24,7 +24,7 @@ from dutiful.store import clock, sqlite_file, sqlite_look, sqlite_step, sqlite_u
 from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, Pulse, Query, Work, WorkerInfo
 from dutiful.store.sqlite_access import MEMORY, Access
 from dutiful.store.sqlite_exchange import Exchange
-from dutiful.store.sqlite_moving import SqliteGround, check_not_moved
+from dutiful.store.sqlite_moving import SqliteGround, check_not_moved, refuse_moved
 from dutiful.store.sqlite_sql import SqliteSql
 from dutiful.store.sqlite_workers import Workers
 
@@ -236,6 +236,7 @@ class SqliteStore:
     @contextmanager
     def sql(self) -> Generator[SqliteSql]:
         with self._access.writing() as now:
+            refuse_moved(self._access.db, self.label)  # the guards are asked only for rows that are there
             self._exchange.unfinished.forget()
             yield SqliteSql(self._access.db, now)
 

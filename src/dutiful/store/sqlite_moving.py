@@ -16,13 +16,7 @@ from dutiful.store.sqlite_access import Access
 
 # The guards refuse all but who has written this key, which is there in a mover's own transaction alone.
 _HAND = "move_hand"
-_GUARDED = [
-    ("INSERT", "job"),
-    ("UPDATE", "job"),
-    ("DELETE", "job"),
-    ("INSERT", "worker"),
-    ("UPDATE", "worker"),
-]
+_GUARDED = [(action, table) for table, actions in moving.GUARDED.items() for action in actions]
 _BATCH_END = BATCH_END.format(length="length", job="dutiful_job", error="dutiful_error", value="?")
 
 
@@ -32,9 +26,15 @@ def check_not_moved(access: Access) -> None:
         StoreMoved: The jobs are elsewhere, or not all here yet.
     """
     with access.looking() as db:
-        row = db.execute("SELECT value FROM dutiful_meta WHERE key = ?", (moving.TEXT,)).fetchone()
+        refuse_moved(db, access.label)
+
+
+def refuse_moved(db: sqlite3.Connection, label: str) -> None:
+    """Do so on a connection. In a transaction that writes it holds until the end, as the guards do."""
+    row = db.execute("SELECT value FROM dutiful_meta WHERE key = ?", (moving.TEXT,)).fetchone()
     if row is not None:
-        raise moving.read(access.label, row[0]) or StoreMoved(access.label, row[0])
+        text = str(_readable(row[0]))
+        raise moving.read(label, text) or StoreMoved(label, text)
 
 
 class SqliteHand:
@@ -64,6 +64,7 @@ class SqliteHand:
         )
 
     def raise_guards(self, text: str) -> None:
+        self.lower_guards()
         literal = "'" + text.replace("\0", "").replace("'", "''") + "'"
         for action, table in _GUARDED:
             self._db.execute(
@@ -82,6 +83,12 @@ class SqliteHand:
             " AND NOT EXISTS (SELECT 1 FROM dutiful_job WHERE state = 'running')"
         )
         return bool(self._db.execute(sql).fetchone()[0])
+
+    def kept_beside(self) -> str | None:
+        for table in moving.KEPT_BESIDE:
+            if self._db.execute(f"SELECT EXISTS (SELECT 1 FROM dutiful_{table})").fetchone()[0]:
+                return table
+        return None
 
     def last_id(self) -> JobId:
         return int(self._db.execute("SELECT coalesce(max(id), 0) FROM dutiful_job").fetchone()[0])

@@ -5,8 +5,9 @@ import select
 import pytest
 
 from dutiful.errors import LeaseLost, StoreError
-from dutiful.job import Ack, Claim, State
+from dutiful.job import Ack, Claim, ErrorInfo, State
 from dutiful.store.contract import Outcome, Owner, Store, Work
+from dutiful.store.special.crashes import acquit
 from dutiful.testing.tools import (
     OTHER,
     QUEUE,
@@ -50,6 +51,22 @@ class WorkerContract(Hooks):
         assert one_ != two
         assert [info.owner for info in store.workers()] == [two]
         assert (state_of(store, first.id), state_of(store, second.id)) == (State.PENDING, State.RUNNING)
+
+    def test_a_crash_that_was_none_is_taken_back(self, store: Store) -> None:
+        """By whoever had been taken for dead; of his attempts alone, and once."""
+        owner = store.join("w", [QUEUE], 3)
+        ids = put(store, draft("1", "2", "3"))
+        claims = take(store, owner)
+        died = ErrorInfo("WorkerDied", "no word of it")
+        step(store, acks=[ack(claim, State.PENDING, crashes=1, error=died) for claim in claims])
+        mine = {(ids[0], 1), (ids[1], 2)}
+
+        acquit(store, mine)
+        acquit(store, mine)
+
+        jobs = [one(store, job_id) for job_id in ids]
+        assert [job.crashes for job in jobs] == [0, 1, 1]
+        assert [job.errors[0].type for job in jobs] == ["WorkerCutOff", "WorkerDied", "WorkerDied"]
 
     def test_an_owner_is_never_given_twice(self, store: Store) -> None:
         owners: list[Owner] = []
