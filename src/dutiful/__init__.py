@@ -25,8 +25,10 @@ if TYPE_CHECKING:
         JobFailed,
         JobNotFound,
         JobTimeout,
+        KeyMissing,
         LeaseLost,
         NotDecodable,
+        NotDecryptable,
         NotEncodable,
         PayloadError,
         SchemaTooNew,
@@ -47,10 +49,13 @@ if TYPE_CHECKING:
     from dutiful.job import AttemptError, Cancel, Discard, Progress, Record, Snooze, State
     from dutiful.relocation import Migrated, Moved, give_up_move, migrate, migration_sql, move
     from dutiful.schedules import Schedule, ScheduleOptions
+    from dutiful.sealing import new_key
+    from dutiful.secret import Secret
     from dutiful.sending import SendOptions
     from dutiful.store.contract import Counts, WorkerInfo
     from dutiful.store.special.pauses import Paused
     from dutiful.task import Task
+    from dutiful.versions import version
     from dutiful.worker import Worker
 
 __version__ = "0.1.0"
@@ -79,10 +84,12 @@ _HOMES = {
     "JobTimeout": "dutiful.errors",
     "Jobs": "dutiful.handle",
     "Keep": "dutiful.config",
+    "KeyMissing": "dutiful.errors",
     "LeaseLost": "dutiful.errors",
     "Migrated": "dutiful.relocation",
     "Moved": "dutiful.relocation",
     "NotDecodable": "dutiful.errors",
+    "NotDecryptable": "dutiful.errors",
     "NotEncodable": "dutiful.errors",
     "Paused": "dutiful.store.special.pauses",
     "PayloadError": "dutiful.errors",
@@ -92,6 +99,7 @@ _HOMES = {
     "Schedule": "dutiful.schedules",
     "ScheduleOptions": "dutiful.schedules",
     "SchemaTooNew": "dutiful.errors",
+    "Secret": "dutiful.secret",
     "SendOptions": "dutiful.sending",
     "Snooze": "dutiful.job",
     "State": "dutiful.job",
@@ -113,6 +121,8 @@ _HOMES = {
     "migrate": "dutiful.relocation",
     "migration_sql": "dutiful.relocation",
     "move": "dutiful.relocation",
+    "new_key": "dutiful.sealing",
+    "version": "dutiful.versions",
 }
 
 __all__ = [
@@ -137,11 +147,13 @@ __all__ = [
     "JobTimeout",
     "Jobs",
     "Keep",
+    "KeyMissing",
     "LeaseLost",
     "Limit",
     "Migrated",
     "Moved",
     "NotDecodable",
+    "NotDecryptable",
     "NotEncodable",
     "Paused",
     "PayloadError",
@@ -151,6 +163,7 @@ __all__ = [
     "Schedule",
     "ScheduleOptions",
     "SchemaTooNew",
+    "Secret",
     "SendOptions",
     "Snooze",
     "State",
@@ -174,6 +187,8 @@ __all__ = [
     "migrate",
     "migration_sql",
     "move",
+    "new_key",
+    "version",
 ]
 
 

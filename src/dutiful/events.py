@@ -69,6 +69,15 @@ class JobDead(Event, frozen=True):
     error: str
 
 
+class JobLocked(Event, frozen=True):
+    """A job is encrypted with a key that is not here, and was put back. Told once a minute for each key."""
+
+    worker: str
+    job_id: JobId
+    task: str
+    key_id: str
+
+
 class AckLate(Event, frozen=True):
     """An attempt ended after it had lost its job; what it came to was not recorded."""
 
@@ -255,6 +264,14 @@ def write_log(event: Event) -> None:
                 event.task,
                 event.attempt,
                 event.error,
+            )
+        case JobLocked():
+            log.error(
+                "job %d (%s) is encrypted with key %s, which is not here; such jobs are put back. Give this "
+                "worker the key too: Worker(encrypt=[…])",
+                event.job_id,
+                event.task,
+                event.key_id,
             )
         case AckLate():
             log.warning(

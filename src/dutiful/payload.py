@@ -29,6 +29,8 @@ from typing import Any, cast, get_origin, is_typeddict
 import msgspec
 
 from dutiful.errors import ConfigError, NotDecodable, NotEncodable
+from dutiful.secret import Secret, is_secret_type, written
+from dutiful.secret import read as read_secret
 
 DEPTH_MAX = 64  # far above honest data, far below what exhausts a C stack
 _SEARCH_MAX = 100_000  # values looked at to name the place of an error
@@ -168,7 +170,9 @@ def decoder(payload_type: Any, task: str | None = None) -> Callable[[str], Any]:
 
 
 def _write_other(value: object) -> msgspec.Raw:
-    """Encode what msgspec does not know: pydantic models, at any depth."""
+    """Encode what msgspec does not know: pydantic models and secrets, at any depth."""
+    if isinstance(value, Secret):
+        return msgspec.Raw(_ENCODER.encode(written(cast("Secret[object]", value))))
     if not is_pydantic(type(value)):
         raise NotImplementedError
     # By field name and without computed fields: what `_read_model` accepts again.
@@ -181,9 +185,16 @@ def _write_other(value: object) -> msgspec.Raw:
 def _read_other(kind: type, value: object) -> Any:
     if kind is object:  # an annotation that says nothing takes anything
         return value
+    if is_secret_type(kind):
+        return read_secret(kind, value, _converted)
     if not is_pydantic(kind):
         raise NotImplementedError
     return _read_model(kind)(_ENCODER.encode(value).decode())
+
+
+def _converted(value: object, kind: Any) -> Any:
+    # Through JSON: as it was written, so are dates and bytes read.
+    return msgspec.json.decode(_ENCODER.encode(value), type=kind, dec_hook=_read_other)
 
 
 def _read_model(model: Any) -> Callable[[str], Any]:
@@ -307,6 +318,8 @@ def _steps(value: Any) -> Iterator[tuple[str, object]]:
 
 
 def _field_names(value: Any) -> list[str]:
+    if isinstance(value, Secret):
+        return ["_value"]
     kind: Any = type(cast("object", value))
     if isinstance(value, msgspec.Struct):
         return list(value.__struct_fields__)

@@ -31,13 +31,18 @@ class Looking(Base):
         before: JobId | None = None,
         limit: int = 100,
     ) -> list[Record]:
-        """Return stored jobs, newest first, at most `limit`; `before` an id is the next page."""
+        """
+        Return stored jobs, newest first, at most `limit`; `before` an id is the next page.
+
+        `task` finds all versions of it, "task@2" that one. Secrets are masked.
+        """
         states = [state] if isinstance(state, str) else state
         try:
             wanted = tuple(map(State, states))
         except ValueError as error:
             raise ConfigError(f"{error}; there are {', '.join(State)}.") from error
-        return self.opened().find(Query(wanted, task, queue, before, limit))
+        found = self.opened().find(Query(wanted, task, queue, before, limit))
+        return [self.shown(record) for record in found]
 
     def counts(self) -> Counts:
         """Count the jobs in the store by state."""

@@ -20,7 +20,9 @@ class Attempt:
         "deadline",
         "entry",
         "is_over",
+        "is_secret",
         "slot",
+        "text",
         "timed_out",
         "timeout_s",
         "was_asked_to_stop",
@@ -31,6 +33,8 @@ class Attempt:
         self.claim = claim
         self.entry = entry
         self.slot = slot
+        self.text = ""  # the payload's JSON, as the handler here reads it
+        self.is_secret = entry.secret  # what it carries is to be masked
         self.ctx: Context | None = None
         self.timeout_s = _timeout_s(claim, entry)
         self.deadline: float | None = None  # monotonic: of a handler in a thread; then of its lease

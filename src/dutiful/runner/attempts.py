@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dutiful.config import Config
 from dutiful.context import Context, Desk
 from dutiful.crashpoint import ARMED, crashpoint
-from dutiful.errors import NotDecodable
+from dutiful.errors import KeyMissing, NotDecodable, NotDecryptable
 from dutiful.events import Events, HandlerStuck
 from dutiful.handler import Entry, Kind
 from dutiful.job import Claim, Discard, Interrupted, JobId, Result
@@ -21,10 +21,12 @@ from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import error_info, timed_out
 from dutiful.runner.outcomes import Outcomes
+from dutiful.runner.reading import arguments
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Marks, Owner, Store
 from dutiful.store.liveness import SLOTS_MAX
 from dutiful.store.special.steps import write_progress
+from dutiful.versions import task_of
 
 if TYPE_CHECKING:
     from dutiful.runner.coroutines import Coroutines
@@ -137,9 +139,12 @@ class Attempts:
     def _run_fully(self, claim: Claim, slot: int, entry: Entry) -> bool:
         attempt = Attempt(claim, entry, slot)
         try:
-            args, kwargs = _arguments(entry, claim)
-        except NotDecodable as error:
-            self._never_ran(claim, Discard(str(error)), error)
+            args, kwargs = arguments(attempt, self._config.keyring)
+        except KeyMissing as error:
+            self._put_back(claim, error)
+            return True
+        except (NotDecodable, NotDecryptable) as error:
+            self._never_ran(claim, Discard(str(error)), error, is_secret=attempt.is_secret)
             return True
         if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
             desk = Desk(
@@ -147,6 +152,7 @@ class Attempts:
                 self._draft,
                 lambda own: self._transaction(attempt, own),
                 self._config.result_bytes_max,
+                self.outcomes.cover(is_secret=attempt.is_secret),
             )
             attempt.ctx = Context(claim, desk)
             kwargs[entry.ctx_name] = attempt.ctx
@@ -161,9 +167,19 @@ class Attempts:
             self._run_here(attempt, args, kwargs)
         return True
 
-    def _never_ran(self, claim: Claim, result: Result, error: BaseException | None = None) -> None:
+    def _never_ran(
+        self, claim: Claim, result: Result, error: BaseException | None = None, *, is_secret: bool = False
+    ) -> None:
         self.finished += 1
-        self.outcomes.end(claim, result, error=None if error is None else error_info(error))
+        info = None if error is None else error_info(error)
+        self.outcomes.end(claim, result, error=info, is_secret=is_secret)
+        if claim.crashes:
+            self._suspect_over(claim)
+
+    def _put_back(self, claim: Claim, error: KeyMissing) -> None:
+        """Leave a job that cannot be read here to others."""
+        self.finished += 1
+        self.outcomes.put_back(claim, error)
         if claim.crashes:
             self._suspect_over(claim)
 
@@ -190,13 +206,14 @@ class Attempts:
         from dutiful.runner.children import run_in_child  # 60 ms, for those who use it
 
         claim, entry = attempt.claim, attempt.entry
+        retry = self.outcomes.retry(entry)
         result, unencodable = run_in_child(
-            self._child_pool(), claim, entry, self._reference(entry), self._config, self.outcomes.retry(entry)
+            self._child_pool(), claim, entry, self._reference(entry), self._config, retry, attempt.text
         )
         if unencodable is not None:
             self.outcomes.dropped(claim, unencodable)
         self._unmark(attempt)
-        self.outcomes.end(claim, result, self.outcomes.retry(entry))
+        self.outcomes.end(claim, result, retry, is_secret=attempt.is_secret)
         self._after(attempt)
 
     def _over(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
@@ -204,7 +221,9 @@ class Attempts:
         self._unmark(attempt)
         if attempt.ctx is not None and attempt.ctx.is_completed:  # its transaction has said so
             if error is not None:
-                self.outcomes.raised_after_completion(attempt.claim, error)
+                self.outcomes.raised_after_completion(attempt, error)
+        elif isinstance(error, KeyMissing):  # of a step, an event, or what it comes after
+            self.outcomes.put_back(attempt.claim, error)
         else:
             result = self.outcomes.of_attempt(attempt, value, error)
             self.outcomes.end(attempt.claim, result, self.outcomes.retry(attempt.entry), attempt=attempt)
@@ -289,7 +308,7 @@ class Attempts:
             self._stuck(attempt)
         attempt.ask_to_stop()
         claim, timeout_s = attempt.claim, attempt.timeout_s or 0.0
-        self._events.emit(HandlerStuck(self._config.name, claim.id, claim.task, timeout_s))
+        self._events.emit(HandlerStuck(self._config.name, claim.id, task_of(claim.task), timeout_s))
 
     def _give_up_lease(self, attempt: Attempt) -> None:
         """A stuck thread has had its time: another attempt may have the job. Its own outcome will be late."""
@@ -373,9 +392,3 @@ class Attempts:
     def runs_here(self) -> bool:
         """Whether this very thread is the one that runs async handlers, or works for one."""
         return self._coroutines is not None and self._coroutines.runs_here()
-
-
-def _arguments(entry: Entry, claim: Claim) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if claim.payload is None:
-        raise NotDecodable(claim.task, "the stored value is no text")
-    return entry.arguments(claim.payload)

@@ -8,6 +8,7 @@ from dutiful.job import Cancel, Claim, Completed, Discard, ErrorInfo, Interrupte
 from dutiful.runner import messages
 from dutiful.runner.failure import checked, crashed, failed, timed_out
 from dutiful.runner.processes import ChildPool
+from dutiful.versions import task_of
 
 
 def run_in_child(
@@ -17,11 +18,15 @@ def run_in_child(
     ref: messages.HandlerRef,
     config: Config,
     retry: Retry,
+    text: str,
 ) -> tuple[Result, str | None]:
-    """Run an attempt in a child process; return its result, and why its value was not kept, if so."""
-    job = messages.ChildJob(
-        claim.id, claim.attempt, claim.task, claim.queue, claim.payload or "", config.result_bytes_max
-    )
+    """
+    Run an attempt in a child process; return its result, and why its value was not kept, if so.
+
+    `text` is the payload's JSON.
+    """
+    task = task_of(claim.task)
+    job = messages.ChildJob(claim.id, claim.attempt, task, claim.queue, text, config.result_bytes_max)
     outcome = pool.run(ref, job, timeout_s=entry.timeout_s)
     match outcome:
         case messages.Returned(value, unencodable):

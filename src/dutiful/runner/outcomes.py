@@ -7,6 +7,7 @@ Nothing that a handler returns or raises gets past here.
 """
 
 import random
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,13 @@ import msgspec
 from dutiful.config import Config
 from dutiful.core.lifecycle import after
 from dutiful.core.retry import Retry
-from dutiful.errors import LeaseLost, NotEncodable
+from dutiful.errors import KeyMissing, LeaseLost, NotEncodable
 from dutiful.events import (
     AckLate,
     Events,
     JobDead,
     JobFailed,
+    JobLocked,
     RaisedAfterCompletion,
     ResultDropped,
     WorkerFault,
@@ -33,6 +35,7 @@ from dutiful.job import (
     Completed,
     Discard,
     ErrorInfo,
+    Failed,
     Interrupted,
     JobId,
     Result,
@@ -41,14 +44,19 @@ from dutiful.job import (
 )
 from dutiful.payload import encode_result
 from dutiful.runner.attempt import Attempt
+from dutiful.runner.covers import covered, without_message
 from dutiful.runner.failure import checked, error_info, failed, timed_out
+from dutiful.sealing import Cover
+from dutiful.secret import MASK
 from dutiful.steps import is_leave
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft
+from dutiful.versions import task_of
 
 if TYPE_CHECKING:
     from dutiful.context import Context
 
+LOCKED_LOG_S = 60.0
 _CAUGHT = (
     "the handler caught what ctx.sleep() or ctx.wait_event() raises to end the attempt, and went on; "
     "let BaseException pass, or raise it again"
@@ -72,6 +80,8 @@ class Outcomes:
         self._config = config
         self._events = events
         self._worker = config.name
+        self._keyring = config.keyring
+        self._locked_at: dict[str, float] = {}  # when to say again that a key is missing
 
     def retry(self, entry: Entry) -> Retry:
         """Return the policy of a handler."""
@@ -85,6 +95,7 @@ class Outcomes:
         *,
         error: ErrorInfo | None = None,
         attempt: Attempt | None = None,
+        is_secret: bool = False,
     ) -> None:
         """
         Have the outcome of an attempt written.
@@ -95,6 +106,7 @@ class Outcomes:
             retry: The policy of its handler; default the worker's.
             error: Its text, if it is another than the result's.
             attempt: What it ran as, if it has come to its end: what its context noted is written too.
+            is_secret: Mask what it came to; or as the attempt says.
         """
         noted = None if attempt is None or attempt.ctx is None else _noted(attempt, attempt.ctx)
         if isinstance(result, Completed) and result.value is None and claim.extra is None and noted is None:
@@ -104,22 +116,46 @@ class Outcomes:
         ack = after(claim, result, retry or self._config.retry, self._config.max_crashes, chance)
         if error is not None:
             ack = msgspec.structs.replace(ack, result=None, error=error)
+        is_secret = is_secret or (attempt is not None and attempt.is_secret)
+        if is_secret and (error is not None or isinstance(result, Failed)):
+            ack = without_message(ack)
         drafts: Sequence[Draft] = ()
         if noted is not None:
             progress, awaits, drafts = noted
             ack = msgspec.structs.replace(ack, special=True, progress=progress, awaits=awaits)
-        self._committer.ack(ack, drafts if ack.state is State.COMPLETED else ())
+        stored = ack
+        if self._keyring is not None or is_secret:
+            stored = covered(ack, self.cover(is_secret=is_secret))
+        self._committer.ack(stored, drafts if ack.state is State.COMPLETED else ())
         self._tell(claim, ack)
+
+    def put_back(self, claim: Claim, error: KeyMissing) -> None:
+        """
+        A key is missing here: leave the job to a worker that has it. It is no failure.
+
+        It is due again in a second, and later each time, so that neither waits for the other long.
+        """
+        delay_s = min(self._config.park_s, 2.0 ** min(claim.attempt - 1, 20))
+        ack = after(claim, Interrupted(), self._config.retry, self._config.max_crashes, 0.0)
+        # Special: it may have noted steps before it came to what it cannot read.
+        self._committer.ack(msgspec.structs.replace(ack, delay_s=delay_s, special=True))
+        if time.monotonic() >= self._locked_at.get(error.key_id, 0.0):
+            self._locked_at[error.key_id] = time.monotonic() + LOCKED_LOG_S
+            self._events.emit(JobLocked(self._worker, claim.id, task_of(claim.task), error.key_id))
+
+    def cover(self, *, is_secret: bool) -> Cover:
+        """Return how to store what an attempt came to."""
+        return Cover(self._keyring, is_secret=is_secret)
 
     def _tell(self, claim: Claim, ack: Ack) -> None:
         if ack.error is None:
             return
         said = f"{ack.error.type}: {ack.error.message}"
         if ack.state is State.DEAD:
-            self._events.emit(JobDead(self._worker, claim.id, claim.task, claim.attempt, said))
+            self._events.emit(JobDead(self._worker, claim.id, task_of(claim.task), claim.attempt, said))
         elif ack.state is State.PENDING:
-            delay_s = ack.delay_s or 0.0
-            self._events.emit(JobFailed(self._worker, claim.id, claim.task, claim.attempt, said, delay_s))
+            task, delay_s = task_of(claim.task), ack.delay_s or 0.0
+            self._events.emit(JobFailed(self._worker, claim.id, task, claim.attempt, said, delay_s))
 
     def returned(self, claim: Claim, entry: Entry, value: object) -> None:
         """A handler returned."""
@@ -162,13 +198,13 @@ class Outcomes:
 
     def dropped(self, claim: Claim, reason: str) -> None:
         """A result cannot be kept."""
-        self._events.emit(ResultDropped(self._worker, claim.id, claim.task, reason))
+        self._events.emit(ResultDropped(self._worker, claim.id, task_of(claim.task), reason))
 
-    def raised_after_completion(self, claim: Claim, error: BaseException) -> None:
+    def raised_after_completion(self, attempt: Attempt, error: BaseException) -> None:
         """A handler raised after its transaction had completed the job."""
-        info = error_info(error)
-        text = f"{info.type}: {info.message}"
-        self._events.emit(RaisedAfterCompletion(self._worker, claim.id, claim.task, text))
+        claim, info = attempt.claim, error_info(error)
+        text = f"{info.type}: {MASK if attempt.is_secret else info.message}"
+        self._events.emit(RaisedAfterCompletion(self._worker, claim.id, task_of(claim.task), text))
 
     def fault(self, claim: Claim, error: BaseException) -> None:
         """Something of ours raised while it ran a job: the job fails, the thread serves on."""

@@ -218,7 +218,7 @@ class Runner:
     def _passed_over(self) -> Collection[str]:
         """Return the tasks that are not to be taken: unknown ones and paused ones."""
         paused = self._pauses.tasks
-        return self._parking.skip() | paused if paused else self._parking.skip()
+        return self._parking.skip() | self._registry.versions_of(paused) if paused else self._parking.skip()
 
     # --- taking: what the committer asks in each step -----------------------------------------------
 

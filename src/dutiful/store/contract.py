@@ -186,7 +186,11 @@ class Pulse(Struct, frozen=True):
 
 
 class Query(Struct, frozen=True):
-    """Which jobs to list: newest id first, below `before`, at most `limit`."""
+    """
+    Which jobs to list: newest id first, below `before`, at most `limit`.
+
+    `task` "a" stands for "a" and all its versions, "a@2" and so on; "a@2" for that one.
+    """
 
     states: tuple[State, ...] = ()
     task: str | None = None
