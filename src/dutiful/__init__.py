@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from dutiful.sending import SendOptions
     from dutiful.store.contract import Counts, WorkerInfo
     from dutiful.store.special.pauses import Paused
+    from dutiful.store.special.reseal import Rekeyed
     from dutiful.task import Task
     from dutiful.versions import version
     from dutiful.worker import Worker
@@ -95,6 +96,7 @@ _HOMES = {
     "PayloadError": "dutiful.errors",
     "Progress": "dutiful.job",
     "Record": "dutiful.job",
+    "Rekeyed": "dutiful.store.special.reseal",
     "Retry": "dutiful.core.retry",
     "Schedule": "dutiful.schedules",
     "ScheduleOptions": "dutiful.schedules",
@@ -159,6 +161,7 @@ __all__ = [
     "PayloadError",
     "Progress",
     "Record",
+    "Rekeyed",
     "Retry",
     "Schedule",
     "ScheduleOptions",

@@ -238,7 +238,7 @@ class Steps:
                 self._leave(max(0, found.at - now) / 1000)
         if found.value is None:
             raise EventTimeout(self._claim.id, event)
-        return decode_plain(self._cover.get(found.value, "event", event))
+        return decode_plain(self._cover.get(found.value, "event"))
 
     def _leave(self, seconds: float) -> None:
         self.left = Leave(seconds)

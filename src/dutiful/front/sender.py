@@ -287,7 +287,7 @@ class Sender(Base):
         """
         check_event(name)
         text = encode(payload, f"event {name}", self._config.payload_bytes_max)
-        text = Cover(self._config.keyring).put(text, "event", name)
+        text = Cover(self._config.keyring).put(text, "event")
         store = self.opened()
         self._check_not_in_transaction()
         with store.sql() as sql:
