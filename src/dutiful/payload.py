@@ -36,6 +36,7 @@ DEPTH_MAX = 64  # far above honest data, far below what exhausts a C stack
 _SEARCH_MAX = 100_000  # values looked at to name the place of an error
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_ASTERISKS = "*" * 10  # what pydantic writes of a SecretStr
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HARMLESS = frozenset({str, int, bool, type(None)})
 _PLAIN = frozenset({dict, list, tuple, set, frozenset, OrderedDict, defaultdict})
@@ -177,9 +178,22 @@ def _write_other(value: object) -> msgspec.Raw:
         raise NotImplementedError
     # By field name and without computed fields: what `_read_model` accepts again.
     text = cast("Any", value).model_dump_json(by_alias=False, round_trip=True)
+    if _ASTERISKS in text:
+        _check_no_secret_of_pydantics(value)
     if "NaN" in text or "Infinity" in text:  # ser_json_inf_nan="constants" writes what is no JSON
         _PLAIN_DECODER.decode(text)
     return msgspec.Raw(text)
+
+
+def _check_no_secret_of_pydantics(value: object) -> None:
+    """Raise if a SecretStr or SecretBytes was written as asterisks, and is lost."""
+    for _place, each in islice(_places(value, "$", 0), _SEARCH_MAX):
+        if _is_secret_of_pydantics(each):
+            raise NotImplementedError
+
+
+def _is_secret_of_pydantics(value: object) -> bool:
+    return hasattr(value, "get_secret_value")
 
 
 def _read_other(kind: type, value: object) -> Any:
@@ -368,6 +382,8 @@ def _why_unencodable(payload: object, error: Exception) -> str:
 
 def _in_words(value: object, error: Exception) -> str:
     match error:
+        case NotImplementedError() if _is_secret_of_pydantics(value):
+            return f"a {type(value).__qualname__} is written as asterisks, and lost: use dutiful.Secret[str]"
         case NotImplementedError():
             return f"a value of type {type(value).__qualname__} has no JSON"
         case msgspec.DecodeError():
