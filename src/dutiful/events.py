@@ -69,15 +69,6 @@ class JobDead(Event, frozen=True):
     error: str
 
 
-class JobLocked(Event, frozen=True):
-    """A job is encrypted with a key that is not here, and was put back. Told once a minute for each key."""
-
-    worker: str
-    job_id: JobId
-    task: str
-    key_id: str
-
-
 class AckLate(Event, frozen=True):
     """An attempt ended after it had lost its job; what it came to was not recorded."""
 
@@ -97,7 +88,11 @@ class WorkerRescued(Event, frozen=True):
 
 
 class TasksParked(Event, frozen=True):
-    """Jobs of tasks that nobody here handles were put back for later."""
+    """
+    Jobs of tasks that nobody here handles were put back for later; `counts` by the stored name.
+
+    "Order@2" needs a handler of version 2 of Order, "Order#a45b2514" the key of that id.
+    """
 
     worker: str
     counts: dict[str, int]
@@ -245,6 +240,11 @@ def checked_listener(listener: object) -> None:
         )
 
 
+def _needed(stored: str) -> str:
+    name, mark, key_id = stored.rpartition("#")
+    return f"{name} with key {key_id}" if mark else stored
+
+
 def write_log(event: Event) -> None:
     """Write an event as a log line."""
     match event:
@@ -265,14 +265,6 @@ def write_log(event: Event) -> None:
                 event.attempt,
                 event.error,
             )
-        case JobLocked():
-            log.error(
-                "job %d (%s) is encrypted with key %s, which is not here; such jobs are put back. Give this "
-                "worker the key too: Worker(encrypt=[…])",
-                event.job_id,
-                event.task,
-                event.key_id,
-            )
         case AckLate():
             log.warning(
                 "job %d: attempt %d ended after it had lost the job; its outcome was not recorded",
@@ -289,8 +281,8 @@ def write_log(event: Event) -> None:
             )
         case TasksParked():
             log.warning(
-                "no handler here for %s; put back, looked at again in %.0f s",
-                ", ".join(f"{task} ({count} jobs)" for task, count in sorted(event.counts.items())),
+                "no handler (or key) here for %s; put back, looked at again in %.0f s",
+                ", ".join(f"{_needed(task)} ({count} jobs)" for task, count in sorted(event.counts.items())),
                 event.park_s,
             )
         case HandlerStuck():

@@ -22,14 +22,19 @@ class Registry(MutableMapping[Key, Handler]):
     """
     The mapping behind `worker.handlers`: payload type or task name -> Handler.
 
+    `keys` are the ids of those by which encrypted jobs can be read here.
+
     Functions may be put in as they are. A change holds from the next job on, in all
     threads; one that raises ConfigError has changed nothing.
     """
 
-    def __init__(self, handlers: Mapping[Any, Handler | Function] | None = None) -> None:
+    def __init__(
+        self, handlers: Mapping[Any, Handler | Function] | None = None, keys: Iterable[str] = ()
+    ) -> None:
         self._changing = threading.Lock()
         self._seen: dict[str, type] = {}  # the types sent from here, by task name
-        self._table = Table({}, None)
+        self._keys = frozenset(keys)
+        self._table = Table({}, None, keys=self._keys)
         self._set({key: _handler(value) for key, value in (handlers or {}).items()})
 
     def __getitem__(self, key: Key) -> Handler:
@@ -42,7 +47,7 @@ class Registry(MutableMapping[Key, Handler]):
         with self._changing:
             rest = dict(self._table.handlers)
             del rest[key]
-            self._table = Table(rest, self._table.fallback, self._table.upgrades)
+            self._table = Table(rest, self._table.fallback, self._table.upgrades, self._keys)
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._table.handlers)
@@ -102,7 +107,7 @@ class Registry(MutableMapping[Key, Handler]):
         handler = made_of(callback, **options)
         Entry("process", handler, Any)  # so that one that does not take a payload is refused now
         with self._changing:
-            self._table = Table(self._table.handlers, handler, self._table.upgrades)
+            self._table = Table(self._table.handlers, handler, self._table.upgrades, self._keys)
         return handler
 
     def upgrade(self, key: Key, from_version: int, fn: Function) -> None:
@@ -123,7 +128,7 @@ class Registry(MutableMapping[Key, Handler]):
                     f"{key!r} has an upgrade from version {number} already, which stays. Drop one of them."
                 )
             upgrades = {**table.upgrades, key: {**steps, number: fn}}
-            self._table = Table(table.handlers, table.fallback, upgrades)
+            self._table = Table(table.handlers, table.fallback, upgrades, self._keys)
 
     def tasks(self) -> frozenset[str]:
         """Return all names and aliases that are registered here, each in all versions that it can run."""
@@ -135,7 +140,7 @@ class Registry(MutableMapping[Key, Handler]):
         for task in tasks:
             number = 1
             while number == 1 or self.entry(stored_name(task, number)) is not None:
-                found.add(stored_name(task, number))
+                found.update(self._table.spellings(stored_name(task, number)))
                 number += 1
         return found
 
@@ -169,7 +174,8 @@ class Registry(MutableMapping[Key, Handler]):
     def _set(self, changes: Mapping[Any, Handler]) -> None:
         flat = {key: handler for keys, handler in changes.items() for key in _keys(keys)}
         with self._changing:
-            table = Table({**self._table.handlers, **flat}, self._table.fallback, self._table.upgrades)
+            was = self._table
+            table = Table({**was.handlers, **flat}, was.fallback, was.upgrades, self._keys)
             for key, handler in flat.items():  # so that a handler that can't be served is refused now
                 table.find(name_of(key, handler), {})
             self._table = table

@@ -214,7 +214,7 @@ class Schedules:
         _check_payload(declared, handler)
         self._registry[name] = handler
         stored = cover.put(declared.payload, "payload", name)
-        self.declared[name] = msgspec.structs.replace(declared, payload=stored)
+        self.declared[name] = msgspec.structs.replace(declared, task=cover.name(name), payload=stored)
 
 
 def _check_options(options: ScheduleOptions) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dutiful.errors import ConfigError, KeyMissing, NotDecryptable
 from dutiful.secret import is_marked, marked, unmarked
+from dutiful.versions import sealed_name
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -70,6 +71,11 @@ class Keyring:
         self._ciphers: dict[tuple[str, bytes], AESGCM] = {}
         self._salt = b""
         self._count = itertools.count(_SALT_VALUES)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all keys, the first first."""
+        return list(self._keys)
 
     def __repr__(self) -> str:
         return f"<Keyring {', '.join(self._keys)}>"
@@ -136,6 +142,10 @@ class Cover:
     def __init__(self, keyring: Keyring | None, *, is_secret: bool = False) -> None:
         self.keyring = keyring
         self.is_secret = is_secret
+
+    def name(self, stored: str) -> str:
+        """Return the stored name of a task whose payload is put here."""
+        return stored if self.keyring is None else sealed_name(stored, self.keyring.key_id)
 
     def put(self, text: str, *place: object) -> str:
         """Return what to store of `text` at `place`."""

@@ -114,6 +114,7 @@ class Sending:
         if self.secret or self._config.keyring is not None or (entry is not None and entry.secret):
             cover = self._cover(entry)
             payloads = [cover.put(text, "payload", task) for text in payloads]
+            task = cover.name(task)
         return Draft(task, self._queue_of(entry), payloads, self.priority, self.delay_s, self.run_at)
 
     def _cover(self, entry: Entry | None) -> Cover:
@@ -151,6 +152,7 @@ class Sending:
         asking, limit, queue = self._asking or NOTHING, self._limit(task), self._queue_of(entry)
         cover = self._cover(entry)
         digest = None if cover.keyring is None else cover.keyring.digest
+        name = cover.name(task)
         drafts: list[Draft] = []
         texts: list[str] = []
         last: Special | None = None
@@ -161,7 +163,7 @@ class Sending:
                 texts.append(stored)
                 continue
             texts, last = [stored], special
-            drafts.append(Draft(task, queue, texts, self.priority, self.delay_s, self.run_at, special))
+            drafts.append(Draft(name, queue, texts, self.priority, self.delay_s, self.run_at, special))
         return drafts
 
 

@@ -10,7 +10,7 @@ from dutiful.errors import KeyMissing, NotDecryptable
 from dutiful.job import AttemptError, Progress, Record
 from dutiful.sealing import PREFIX, Keyring, is_sealed, opened
 from dutiful.secret import masked, revealed
-from dutiful.versions import MARK, split
+from dutiful.versions import parted, split
 
 _SEALED_MESSAGE = f'"{PREFIX}'
 
@@ -21,7 +21,7 @@ def shown(record: Record, keyring: Keyring | None = None, *, reveal: bool = Fals
 
     What is encrypted and has no key here reads "<encrypted, key …>".
     """
-    task, version = split(record.task) if MARK in record.task else (record.task, 1)
+    task, version = split(record.task)
     clear = revealed if reveal else masked
 
     def value(text: str | None, *place: object) -> str | None:
@@ -34,7 +34,7 @@ def shown(record: Record, keyring: Keyring | None = None, *, reveal: bool = Fals
         record,
         task=task,
         version=version,
-        payload=value(record.payload, "payload", record.task),
+        payload=value(record.payload, "payload", parted(record.task)[0]),
         result=value(record.result, "result", record.id),
         progress=_progress(record, keyring),
         errors=tuple(_error(each, record.id, keyring) for each in record.errors),

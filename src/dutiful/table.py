@@ -14,7 +14,7 @@ from dutiful.errors import ConfigError
 from dutiful.handler import Entry, Handler
 from dutiful.payload import check_name, task_name
 from dutiful.signature import Asks, members
-from dutiful.versions import Upgrade, Upgrades, split, stored_name, version_of
+from dutiful.versions import Upgrade, Upgrades, parted, sealed_name, split, stored_name, version_of
 
 Key: TypeAlias = type | str
 
@@ -33,6 +33,7 @@ class Table:
         "entries",
         "fallback",
         "handlers",
+        "keys",
         "sent",
         "upgrades",
     )
@@ -42,10 +43,12 @@ class Table:
         handlers: Mapping[Key, Handler],
         fallback: Handler | None,
         upgrades: Mapping[Key, Upgrades] = types.MappingProxyType({}),
+        keys: frozenset[str] = frozenset(),
     ) -> None:
         self.handlers = handlers
         self.fallback = fallback
         self.upgrades = upgrades
+        self.keys = keys  # the ids of those that are here
         self.sent: dict[type, str] = {}
         self.entries: dict[str, Entry] = {}
         self._fallback_entries: dict[tuple[str, int, type | None], Entry] = {}
@@ -88,7 +91,13 @@ class Table:
         """Yield all stored names that can be run: every version up to the current one of each name."""
         for name, current in self.current.items():
             for number in range(1, split(current)[1] + 1):
-                yield stored_name(name, number)
+                yield from self.spellings(stored_name(name, number))
+
+    def spellings(self, stored: str) -> Iterator[str]:
+        """Yield a stored name as it is, and as it is with each key."""
+        yield stored
+        for key_id in self.keys:
+            yield sealed_name(stored, key_id)
 
     @property
     def names(self) -> Mapping[str, Key]:
@@ -119,9 +128,12 @@ class Table:
         """
         Return what runs a stored task: by name, alias, subclass, or `process`.
 
-        None if nothing does, or not this version of it: it is a newer one. `seen` are types that
-        were sent, by task.
+        None if nothing does; or not this version of it, a newer one; or not without the key that it
+        needs. `seen` are types that were sent, by task.
         """
+        key_id = parted(stored)[1]
+        if key_id is not None and key_id not in self.keys:
+            return None
         task, number = split(stored)
         key = self._names.get(task)
         if key is not None:

@@ -1,9 +1,13 @@
 """
-The version of a payload's form, and the name that a job of it is stored under.
+The version of a payload's form, and the name that a job is stored under.
 
-A version above 1 is part of the stored name: "Order@2". So a worker that knows only version 1
-meets the name of a task that it does not know, and leaves the job to others, untouched. A worker
-that knows version 2 runs "Order" too: the old payload goes through the upgrades first.
+    Order             version 1
+    Order@2           version 2
+    Order@2#a45b2514  that, encrypted with the key of this id
+
+What a worker must know to run a job is part of the stored name. So one that knows only version 1,
+or has not got the key, meets a task that it does not know, and leaves the job to others, untouched.
+A worker that knows version 2 runs "Order" too: the old payload goes through the upgrades first.
 """
 
 import inspect
@@ -17,7 +21,8 @@ from dutiful.signature import is_async
 
 K = TypeVar("K", bound=type)
 
-MARK = "@"  # in no name that users can give
+MARK = "@"  # in no name that users can give; nor is this:
+KEY_MARK = "#"
 VERSION_MAX = 9999
 _ATTRIBUTE = "__dutiful_version__"
 
@@ -66,8 +71,20 @@ def stored_name(name: str, number: int) -> str:
     return name if number == 1 else f"{name}{MARK}{number}"
 
 
+def sealed_name(stored: str, key_id: str) -> str:
+    """Return what jobs are stored under that need this key."""
+    return f"{stored}{KEY_MARK}{key_id}"
+
+
+def parted(stored: str) -> tuple[str, str | None]:
+    """Return a stored name without the id of a key, and that id; None: it needs no key."""
+    name, mark, key_id = stored.rpartition(KEY_MARK)
+    return (name, key_id) if mark else (stored, None)
+
+
 def split(stored: str) -> tuple[str, int]:
     """Return the task and the version of a stored name; what is no version stays part of the name."""
+    stored = parted(stored)[0]
     name, mark, number = stored.rpartition(MARK)
     if not mark or not name or not (number.isascii() and number.isdigit() and number[0] != "0"):
         return stored, 1
@@ -75,8 +92,8 @@ def split(stored: str) -> tuple[str, int]:
 
 
 def task_of(stored: str) -> str:
-    """Return the task of a stored name, without its version."""
-    return split(stored)[0] if MARK in stored else stored
+    """Return the task of a stored name, without version and key."""
+    return split(stored)[0] if MARK in stored or KEY_MARK in stored else stored
 
 
 def checked_task(task: str) -> str:

@@ -42,7 +42,8 @@ class Base:
         create: bool,
     ) -> None:
         self._config = config
-        self._registry = Registry(handlers)
+        keyring = config.keyring
+        self._registry = Registry(handlers, () if keyring is None else keyring.ids)
         self._events = Events()
         self._schedules: dict[str, Declared] = {}
         self._store = store_for(store, config, create=create)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from dutiful.config import Config
 from dutiful.context import Context, Desk
 from dutiful.crashpoint import ARMED, crashpoint
-from dutiful.errors import KeyMissing, NotDecodable, NotDecryptable
-from dutiful.events import Events, HandlerStuck
+from dutiful.errors import KeyMissing, NotDecodable, NotDecryptable, StoreError
+from dutiful.events import Events, HandlerStuck, WorkerFault
 from dutiful.handler import Entry, Kind
 from dutiful.job import Claim, Discard, Interrupted, JobId, Result
 from dutiful.registry import Registry
@@ -25,8 +25,8 @@ from dutiful.runner.reading import arguments
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Marks, Owner, Store
 from dutiful.store.liveness import SLOTS_MAX
-from dutiful.store.special.steps import write_progress
-from dutiful.versions import task_of
+from dutiful.store.special.steps import need_key, write_progress
+from dutiful.versions import parted, sealed_name, task_of
 
 if TYPE_CHECKING:
     from dutiful.runner.coroutines import Coroutines
@@ -142,6 +142,9 @@ class Attempts:
             args, kwargs = arguments(attempt, self._config.keyring)
         except KeyMissing as error:
             self._put_back(claim, error)
+            self.finished += 1
+            if claim.crashes:
+                self._suspect_over(claim)
             return True
         except (NotDecodable, NotDecryptable) as error:
             self._never_ran(claim, Discard(str(error)), error, is_secret=attempt.is_secret)
@@ -177,11 +180,14 @@ class Attempts:
             self._suspect_over(claim)
 
     def _put_back(self, claim: Claim, error: KeyMissing) -> None:
-        """Leave a job that cannot be read here to others."""
-        self.finished += 1
-        self.outcomes.put_back(claim, error)
-        if claim.crashes:
-            self._suspect_over(claim)
+        """A key is missing here: from now on this is a job for those who have it."""
+        name = sealed_name(parted(claim.task)[0], error.key_id)
+        try:
+            with self._store.sql() as sql:
+                need_key(sql, claim, name)  # should we die then: whoever rescues it gives it back so
+        except StoreError as trouble:  # it will be met again
+            self._events.emit(WorkerFault(self._config.name, f"putting back job {claim.id}", str(trouble)))
+        self.outcomes.put_back(claim)
 
     def _run_here(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         entry = attempt.entry
@@ -223,7 +229,7 @@ class Attempts:
             if error is not None:
                 self.outcomes.raised_after_completion(attempt, error)
         elif isinstance(error, KeyMissing):  # of a step, an event, or what it comes after
-            self.outcomes.put_back(attempt.claim, error)
+            self._put_back(attempt.claim, error)
         else:
             result = self.outcomes.of_attempt(attempt, value, error)
             self.outcomes.end(attempt.claim, result, self.outcomes.retry(attempt.entry), attempt=attempt)

@@ -7,7 +7,6 @@ Nothing that a handler returns or raises gets past here.
 """
 
 import random
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,13 +15,12 @@ import msgspec
 from dutiful.config import Config
 from dutiful.core.lifecycle import after
 from dutiful.core.retry import Retry
-from dutiful.errors import KeyMissing, LeaseLost, NotEncodable
+from dutiful.errors import LeaseLost, NotEncodable
 from dutiful.events import (
     AckLate,
     Events,
     JobDead,
     JobFailed,
-    JobLocked,
     RaisedAfterCompletion,
     ResultDropped,
     WorkerFault,
@@ -56,7 +54,6 @@ from dutiful.versions import task_of
 if TYPE_CHECKING:
     from dutiful.context import Context
 
-LOCKED_LOG_S = 60.0
 _CAUGHT = (
     "the handler caught what ctx.sleep() or ctx.wait_event() raises to end the attempt, and went on; "
     "let BaseException pass, or raise it again"
@@ -81,7 +78,6 @@ class Outcomes:
         self._events = events
         self._worker = config.name
         self._keyring = config.keyring
-        self._locked_at: dict[str, float] = {}  # when to say again that a key is missing
 
     def retry(self, entry: Entry) -> Retry:
         """Return the policy of a handler."""
@@ -129,19 +125,11 @@ class Outcomes:
         self._committer.ack(stored, drafts if ack.state is State.COMPLETED else ())
         self._tell(claim, ack)
 
-    def put_back(self, claim: Claim, error: KeyMissing) -> None:
-        """
-        A key is missing here: leave the job to a worker that has it. It is no failure.
-
-        It is due again in a second, and later each time, so that neither waits for the other long.
-        """
-        delay_s = min(self._config.park_s, 2.0 ** min(claim.attempt - 1, 20))
+    def put_back(self, claim: Claim) -> None:
+        """Leave a job to other workers, due at once; it is no failure."""
         ack = after(claim, Interrupted(), self._config.retry, self._config.max_crashes, 0.0)
-        # Special: it may have noted steps before it came to what it cannot read.
-        self._committer.ack(msgspec.structs.replace(ack, delay_s=delay_s, special=True))
-        if time.monotonic() >= self._locked_at.get(error.key_id, 0.0):
-            self._locked_at[error.key_id] = time.monotonic() + LOCKED_LOG_S
-            self._events.emit(JobLocked(self._worker, claim.id, task_of(claim.task), error.key_id))
+        # Special: it may have noted steps before.
+        self._committer.ack(msgspec.structs.replace(ack, special=True))
 
     def cover(self, *, is_secret: bool) -> Cover:
         """Return how to store what an attempt came to."""

@@ -6,6 +6,7 @@ from dutiful.errors import NotDecodable
 from dutiful.runner.attempt import Attempt
 from dutiful.sealing import Keyring, opened
 from dutiful.secret import is_marked, unmarked
+from dutiful.versions import parted
 
 
 def arguments(attempt: Attempt, keyring: Keyring | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -18,7 +19,7 @@ def arguments(attempt: Attempt, keyring: Keyring | None) -> tuple[tuple[Any, ...
     claim, entry = attempt.claim, attempt.entry
     if claim.payload is None:
         raise NotDecodable(entry.task, "the stored value is no text")
-    text = opened(keyring, claim.payload, "payload", claim.task)
+    text = opened(keyring, claim.payload, "payload", parted(claim.task)[0])
     if is_marked(text):
         attempt.is_secret = True
         text = unmarked(text)

@@ -189,7 +189,7 @@ class Query(Struct, frozen=True):
     """
     Which jobs to list: newest id first, below `before`, at most `limit`.
 
-    `task` "a" stands for "a" and all its versions, "a@2" and so on; "a@2" for that one.
+    `task` "a" stands for "a" and all that begins with "a@" or "a#"; "a@2" for that and "a@2#…".
     """
 
     states: tuple[State, ...] = ()

@@ -41,9 +41,9 @@ def find(db: Connection, query: Query) -> list[Record]:
     if query.states:
         where.append("job.state = ANY (%s)")
         values.append([str(state) for state in query.states])
-    if query.task is not None:  # in all its versions, as in "task@2"
-        where.append("(job.task = %s OR rtrim(job.task, '0123456789') = %s)")
-        values += [query.task, f"{query.task}@"]
+    if query.task is not None:  # in all versions, with all keys: see dutiful.versions
+        where.append(f"(job.task = %s OR substr(job.task, 1, {len(query.task) + 1}) IN (%s, %s))")
+        values += [query.task, f"{query.task}@", f"{query.task}#"]
     if query.queue is not None:
         where.append("job.queue = %s")
         values.append(query.queue)

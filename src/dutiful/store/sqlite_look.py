@@ -46,9 +46,9 @@ def find(db: sqlite3.Connection, query: Query) -> list[Record]:
     if query.states:
         where.append(f"job.state IN ({', '.join('?' * len(query.states))})")
         values += [str(state) for state in query.states]
-    if query.task is not None:  # in all its versions, as in "task@2"
-        where.append("(job.task = ? OR rtrim(job.task, '0123456789') = ?)")
-        values += [query.task, f"{query.task}@"]
+    if query.task is not None:  # in all versions, with all keys: see dutiful.versions
+        where.append(f"(job.task = ? OR substr(job.task, 1, {len(query.task) + 1}) IN (?, ?))")
+        values += [query.task, f"{query.task}@", f"{query.task}#"]
     if query.queue is not None:
         where.append("job.queue = ?")
         values.append(query.queue)

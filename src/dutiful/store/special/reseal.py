@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from dutiful.crashpoint import crashpoint
 from dutiful.errors import KeyMissing, NotDecryptable
 from dutiful.job import Progress
 from dutiful.sealing import PREFIX, Keyring, opened
 from dutiful.store.contract import Sql, Store
+from dutiful.versions import KEY_MARK, parted, sealed_name
 
 ROWS = 100  # a transaction: a few ms
 
@@ -26,7 +28,7 @@ class Rekeyed(Struct):
 
     Attributes:
         done: So many values are encrypted with the first key now, and were not before.
-        left: How many values could not be read, by the id of the key that they want. They stay as they are.
+        left: How many rows could not be read, by the id of the key that they want. They stay as they are.
     """
 
     done: int = 0
@@ -45,7 +47,11 @@ class _Table(Struct):
 
 
 def _of_job(row: dict[str, Any], column: str) -> tuple[object, ...]:
-    return (column, row["task"]) if column == "payload" else (column, row["id"])
+    return (column, parted(row["task"])[0]) if column == "payload" else (column, row["id"])
+
+
+def _of_schedule(row: dict[str, Any], column: str) -> tuple[object, ...]:
+    return column, parted(row["task"])[0]
 
 
 def _of_step(row: dict[str, Any], _column: str) -> tuple[object, ...]:
@@ -58,7 +64,7 @@ _TABLES = (
     _Table("step", ("job_id", "name"), ("value",), _of_step, ("kind",)),
     _Table("event", ("id",), ("value",), lambda _row, _column: ("event",)),
     _Table("after", ("parent_id", "job_id"), ("result",), lambda row, _column: ("result", row["parent_id"])),
-    _Table("schedule", ("name",), ("payload",), lambda row, _column: ("payload", row["task"]), ("task",)),
+    _Table("schedule", ("name",), ("payload",), _of_schedule, ("task",)),
 )
 
 
@@ -78,6 +84,9 @@ def _reseal(store: Store, keyring: Keyring, table: _Table, left: Counter[str]) -
     keys, marks = ", ".join(table.keys), ", ".join("?" * len(table.keys))
     stale = " OR ".join(_STALE[column == "progress"].format(column) for column in table.values)
     patterns = [pattern for column in table.values for pattern in _patterns(keyring, column)]
+    if "task" in table.also:
+        stale += " OR (task LIKE ? AND task NOT LIKE ?)"
+        patterns += [f"%{KEY_MARK}%", f"%{KEY_MARK}{keyring.key_id}"]
     done = 0
     last: tuple[Any, ...] = ()
     while True:
@@ -92,6 +101,7 @@ def _reseal(store: Store, keyring: Keyring, table: _Table, left: Counter[str]) -
             for values in found:
                 row = dict(zip(names, values, strict=True))
                 done += _write(sql, table, row, _fresh(keyring, table, row, left))
+        crashpoint("rekey.between")
         if len(found) < ROWS:
             return done
         last = found[-1][: len(table.keys)]
@@ -115,7 +125,7 @@ def _write(sql: Sql, table: _Table, row: dict[str, Any], fresh: dict[str, str]) 
         where = " AND ".join(f"{column} = ?" for column in table.keys)
         keys = [row[column] for column in table.keys]
         sql.change(f"UPDATE {{{table.name}}} SET {sets} WHERE {where}", *fresh.values(), *keys)
-    return len(fresh)
+    return len(fresh.keys() & set(table.values))
 
 
 def _fresh(keyring: Keyring, table: _Table, row: dict[str, Any], left: Counter[str]) -> dict[str, str]:
@@ -130,6 +140,9 @@ def _fresh(keyring: Keyring, table: _Table, row: dict[str, Any], left: Counter[s
             fresh[column] = reseal(keyring, text, table.place(row, column))
         except (KeyMissing, NotDecryptable) as error:
             left[error.key_id] += 1
+            return {}
+    if "task" in table.also:  # which says what key is needed
+        fresh["task"] = sealed_name(parted(row["task"])[0], keyring.key_id)
     return {column: text for column, text in fresh.items() if text != row[column]}
 
 
