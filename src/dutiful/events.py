@@ -281,7 +281,7 @@ def write_log(event: Event) -> None:
             )
         case TasksParked():
             log.warning(
-                "no handler (or key) here for %s; put back, looked at again in %.0f s",
+                "no handler here for %s; put back, looked at again in %.0f s",
                 ", ".join(f"{_needed(task)} ({count} jobs)" for task, count in sorted(event.counts.items())),
                 event.park_s,
             )
