@@ -33,5 +33,5 @@ def command(args: argparse.Namespace) -> int:
     else:
         show.line(f"{found.done:,} values encrypted with the first key")
         for key_id, count in found.left.items():
-            show.tell(f"dutiful: {count:,} values cannot be read with key {key_id}, and are as they were")
+            show.tell(f"dutiful: {count:,} rows cannot be read with key {key_id}, and are as they were")
     return codes.FAILED if found.left else codes.OK
