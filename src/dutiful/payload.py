@@ -101,9 +101,9 @@ def is_payload_type(candidate: object) -> bool:
     )
 
 
-def encode(payload: object, task: str, bytes_max: int) -> str:
+def encode(payload: object, task: str, bytes_max: int, limit: str = "payload_bytes_max") -> str:
     """
-    Return `payload` as JSON text of at most `bytes_max` bytes.
+    Return `payload` as JSON text of at most `bytes_max` bytes; `limit` is the name of that setting.
 
     Raises:
         NotEncodable: It has no faithful JSON, is too large, or nests too deep.
@@ -114,7 +114,7 @@ def encode(payload: object, task: str, bytes_max: int) -> str:
         raise NotEncodable(task, _why_unencodable(payload, error)) from error
     size = len(data)
     if size > bytes_max:
-        raise NotEncodable(task, _too_large(size, bytes_max))
+        raise NotEncodable(task, _too_large(size, bytes_max, limit))
     text = data.decode()
     # 65 levels take 130 brackets, so most payloads are done with a comparison.
     if size > 2 * DEPTH_MAX and _is_too_deep(text):
@@ -134,7 +134,7 @@ def encode_result(value: object, bytes_max: int, task: str = "result") -> str | 
     Raises:
         NotEncodable: As for `encode`; `reason` says why.
     """
-    return None if value is None else encode(value, task, bytes_max)
+    return None if value is None else encode(value, task, bytes_max, "result_bytes_max")
 
 
 def decode_plain(text: str) -> Any:
@@ -394,10 +394,10 @@ def _in_words(value: object, error: Exception) -> str:
             return f"{type(error).__name__}: {error}"
 
 
-def _too_large(size: int, bytes_max: int) -> str:
+def _too_large(size: int, bytes_max: int, limit: str) -> str:
     return (
-        f"it is {size:,} bytes of JSON, and the limit is {bytes_max:,} (payload_bytes_max). "
-        "Keep the data elsewhere and send where it is"
+        f"it is {size:,} bytes of JSON, and the limit is {bytes_max:,} ({limit}). "
+        f"Keep the data elsewhere and {'send' if limit.startswith('payload') else 'return'} where it is"
     )
 
 

@@ -177,7 +177,7 @@ class Steps:
     def _finish(self, name: str, value: object) -> Noted:
         """Store what a step returned, if the attempt still owns the job."""
         try:
-            text = encode(value, f"step {name}", self._bytes_max)
+            text = encode(value, f"step {name}", self._bytes_max, "result_bytes_max")
         except NotEncodable as error:
             raise NotEncodable(
                 f"step {name}", f"{error.reason}. It has run, and its job runs it again when it is retried"

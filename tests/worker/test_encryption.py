@@ -20,7 +20,7 @@ from tests.worker.sealed import (
     stored_bytes,
     with_handlers,
 )
-from tests.worker.tools import WAIT_S, finished, result, until
+from tests.worker.tools import WAIT_S, finished, result, script, until
 
 
 @pytest.fixture(params=["file", "memory", "postgres"])
@@ -140,6 +140,44 @@ def test_a_job_whose_name_does_not_say_its_key_is_put_back_too(started, shared):
     assert (job.refresh().attempt, job.refresh().failures) == (1, 0)
     started(shared, encrypt=OLD, name="seeing", handlers={"t": lambda text: text})
     assert job.result(timeout=WAIT_S) == NEEDLE
+
+
+BLIND = """
+worker = Worker(sys.argv[1], encrypt=False, handlers={"t": lambda text: text})
+with worker:
+    threading.Event().wait(20)
+"""
+
+
+@pytest.mark.parametrize("point", ["ack.before_commit", "ack.after_commit"])
+def test_a_worker_that_dies_while_it_puts_a_job_back_harms_it_not(tmp_path, started, shared, point):
+    client = started(shared, encrypt=OLD, name="client", queues=("none",))
+    job = client.send(NEEDLE, task="t", queue="default")
+    with client.opened().sql() as sql:
+        sql.change("UPDATE {job} SET task = 't' WHERE id = ?", job.id)
+
+    with script(tmp_path, BLIND, shared, env={"DUTIFUL_CRASHPOINT": point}) as dead:
+        assert dead.wait() == 137
+
+    assert stored_tasks(client) == [f"t#{client._config.keyring.key_id}"]
+    started(shared, encrypt=OLD, name="seeing", handlers={"t": lambda text: text})
+    assert job.result(timeout=WAIT_S) == NEEDLE
+    assert (job.refresh().failures, job.refresh().crashes) == (0, 0)
+
+
+def test_a_job_that_is_replaced_needs_the_key_of_what_replaces_it(make, store):
+    by = Unique(by=lambda payload: 1, on_conflict="replace")
+    worker = make(store, encrypt=[OLD, NEW])
+    job = worker.send("old", task="t", unique=by)
+    worker._config = worker._drafting._config = make(":memory:", encrypt=[NEW, OLD])._config
+    with worker.opened().sql() as sql:  # as it is while both hash alike: with the last key
+        ((key,),) = sql.rows("SELECT unique_key FROM {job}")
+        hashed = f"t:{worker._config.keyring.digest('t' + chr(10) + '1')[:32]}"
+        sql.change("UPDATE {job} SET unique_key = ? WHERE unique_key = ?", hashed, key)
+
+    assert worker.send("new", task="t", unique=by).id == job.id
+    assert stored_tasks(worker) == [f"t#{worker._config.keyring.key_id}"]
+    assert worker.job(job.id).refresh().payload == '"new"'
 
 
 def test_jobs_from_before_encryption_run_and_show_as_they_are(started, shared):

@@ -185,6 +185,46 @@ def test_a_limit_and_what_is_unique_hold_over_all_versions(make, store):
         assert look.rows("SELECT DISTINCT pool FROM {job}") == [("t",)]
 
 
+def test_a_job_that_is_replaced_has_the_version_of_what_replaces_it(make, started, store):
+    """Else its new payload would be upgraded, or read as what it is not."""
+    by = Unique(by=lambda payload: 1, on_conflict="replace")
+    worker = started(store, queues=("other",), handlers={Order: lambda order: order.last})
+    worker.upgrade(Order, from_version=1)(split_name)
+
+    old = worker.send({"name": "Ada Lovelace"}, task="Order@1", queue="default", unique=by)
+    new = worker.send(Order("Alan", "Turing"), queue="default", unique=by)
+
+    assert new.id == old.id
+    assert old.refresh().version == 2
+    by = Unique(by=lambda payload: 1, on_conflict="reschedule")
+    worker.send({"name": "Ada Lovelace"}, task="Order@1", queue="default", unique=by)
+    assert old.refresh().version == 1
+
+
+CRASHING = """
+worker = Worker(sys.argv[1], max_crashes=2, handlers={"fine": lambda n: n})
+worker.handler("t", version=2)(lambda payload: payload)
+worker.upgrade("t", from_version=1)(lambda old: os._exit(9))
+
+with worker:
+    worker.job(1).wait(20)
+"""
+
+
+def test_an_upgrade_that_kills_its_process_is_no_poison(tmp_path, make, shared):
+    look = make(shared)
+    job = look.send(1, task="t@1")
+    for _ in range(2):
+        with script(tmp_path, CRASHING, shared) as dead:
+            assert dead.wait() == 9
+
+    ran(tmp_path, CRASHING, shared)
+
+    record = job.refresh()
+    assert (record.state, record.attempt) == (State.DEAD, 2)
+    assert record.errors[-1].type == "WorkerDied"
+
+
 # --- a rolling deployment --------------------------------------------------------------------------
 
 OLD = """

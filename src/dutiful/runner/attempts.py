@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dutiful.config import Config
 from dutiful.context import Context, Desk
 from dutiful.crashpoint import ARMED, crashpoint
-from dutiful.errors import KeyMissing, NotDecodable, NotDecryptable, StoreError
+from dutiful.errors import KeyMissing, PayloadError, StoreError
 from dutiful.events import Events, HandlerStuck, WorkerFault
 from dutiful.handler import Entry, Kind
 from dutiful.job import Claim, Discard, Interrupted, JobId, Result
@@ -138,16 +138,14 @@ class Attempts:
 
     def _run_fully(self, claim: Claim, slot: int, entry: Entry) -> bool:
         attempt = Attempt(claim, entry, slot)
+        self._marks[slot] = claim.id  # upgrades and validators are the user's code, too
         try:
             args, kwargs = arguments(attempt, self._config.keyring)
-        except KeyMissing as error:
-            self._put_back(claim, error)
-            self.finished += 1
-            if claim.crashes:
-                self._suspect_over(claim)
-            return True
-        except (NotDecodable, NotDecryptable) as error:
-            self._never_ran(claim, Discard(str(error)), error, is_secret=attempt.is_secret)
+        except BaseException as error:
+            self._marks[slot] = 0
+            if not isinstance(error, PayloadError):
+                raise
+            self._unreadable(attempt, error)
             return True
         if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
             desk = Desk(
@@ -160,7 +158,6 @@ class Attempts:
             attempt.ctx = Context(claim, desk)
             kwargs[entry.ctx_name] = attempt.ctx
         self.running[slot] = attempt
-        self._marks[slot] = claim.id
         if entry.kind is Kind.ASYNC:
             self._event_loop().start(attempt, args, kwargs)
             return False
@@ -176,6 +173,16 @@ class Attempts:
         self.finished += 1
         info = None if error is None else error_info(error)
         self.outcomes.end(claim, result, error=info, is_secret=is_secret)
+        if claim.crashes:
+            self._suspect_over(claim)
+
+    def _unreadable(self, attempt: Attempt, error: PayloadError) -> None:
+        claim = attempt.claim
+        if not isinstance(error, KeyMissing):
+            self._never_ran(claim, Discard(str(error)), error, is_secret=attempt.is_secret)
+            return
+        self.finished += 1
+        self._put_back(claim, error)
         if claim.crashes:
             self._suspect_over(claim)
 
