@@ -130,8 +130,12 @@ class Registry(MutableMapping[Key, Handler]):
             upgrades = {**table.upgrades, key: {**steps, number: fn}}
             self._table = Table(table.handlers, table.fallback, upgrades, self._keys)
 
+    def names(self) -> frozenset[str]:
+        """Return all names and aliases that are registered here."""
+        return frozenset(self._table.names)
+
     def tasks(self) -> frozenset[str]:
-        """Return all names and aliases that are registered here, each in all versions that it can run."""
+        """Return the stored names that can be run: each name in all its versions, and with each key."""
         return frozenset(self._table.tasks())
 
     def versions_of(self, tasks: Iterable[str]) -> set[str]:

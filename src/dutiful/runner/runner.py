@@ -176,7 +176,7 @@ class Runner:
             WorkerStarted(
                 config.name,
                 self._store.label,
-                tuple(sorted(self._registry.tasks())),
+                tuple(sorted(self._registry.names())),
                 config.queues,
                 config.concurrency,
             )
