@@ -5,6 +5,7 @@ import builtins
 import os
 import pickle
 import traceback
+from itertools import pairwise
 
 import pytest
 
@@ -96,11 +97,19 @@ def test_many_salts_are_used_and_few_ciphers_kept(monkeypatch):
     assert len(ring._ciphers) <= 3
 
 
-def test_a_digest_stays_while_a_new_key_is_brought_in():
+def test_a_digest_changes_once_while_keys_do():
     old, new = raw(), raw()
 
-    assert Keyring([old]).digest("a") == Keyring([old, new][::-1]).digest("a")
-    assert Keyring([old]).digest("a") != Keyring([new]).digest("a")
+    digests = [Keyring(keys).digest("a") for keys in ([old], [old, new], [new, old], [new])]
+
+    assert sum(one != other for one, other in pairwise(digests)) == 1
+    assert len(set(digests)) == 2
+
+
+def test_what_only_begins_like_one_is_none():
+    for text in ("sealed: the envelope", "sealed:1:", "sealed:1:not a key:", '"sealed:1:0123abcd:AAAA"', ""):
+        assert not is_sealed(text)
+    assert is_sealed("sealed:2:0123abcd:AAAA")  # of a later version of dutiful
 
 
 # --- keys -------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import itertools
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 PREFIX = "sealed:"
 VARIABLE = "DUTIFUL_KEY"
 KEY_BYTES = 32
+_FORM = re.compile(r"sealed:\d+:[0-9a-f]{8}:")
 _VERSION = "1"
 _SALT_BYTES, _NONCE_BYTES = 16, 12
 _SALT_VALUES = 2**20  # sealed under one salt
@@ -44,12 +46,13 @@ def new_key() -> str:
 
 def is_sealed(text: str) -> bool:
     """Tell whether a stored text is encrypted."""
-    return text.startswith(PREFIX)
+    # The form too: an error's message is text of any kind, and may begin so.
+    return text.startswith(PREFIX) and _FORM.match(text) is not None
 
 
 def key_id_of(text: str) -> str:
     """Return which key a sealed text wants."""
-    return text.split(":", 3)[2] if text.count(":") >= 3 else "?"
+    return text.split(":", 3)[2]
 
 
 class Keyring:
@@ -66,8 +69,8 @@ class Keyring:
         self._cipher_of = _aes_gcm()
         self._keys = {_key_id(key): key for key in keys}
         self.key_id = _key_id(keys[0])
-        # The oldest, so that what is unique stays so while a new key is brought in.
-        self._digest_key = hmac.digest(keys[-1], b"dutiful unique", "sha256")
+        # Whatever their order: so what is unique stays so while the first key becomes another.
+        self._digest_key = hmac.digest(self._keys[min(self._keys)], b"dutiful unique", "sha256")
         self._ciphers: dict[tuple[str, bytes], AESGCM] = {}
         self._salt = b""
         self._count = itertools.count(_SALT_VALUES)
