@@ -33,6 +33,7 @@ class Table:
         "entries",
         "fallback",
         "handlers",
+        "has_batches",
         "keys",
         "sent",
         "upgrades",
@@ -49,6 +50,8 @@ class Table:
         self.fallback = fallback
         self.upgrades = upgrades
         self.keys = keys  # the ids of those that are here
+        every = [*handlers.values(), *([] if fallback is None else [fallback])]
+        self.has_batches = any(handler.batch is not None for handler in every)
         self.sent: dict[type, str] = {}
         self.entries: dict[str, Entry] = {}
         self._fallback_entries: dict[tuple[str, int, type | None], Entry] = {}

@@ -1,13 +1,14 @@
 """An attempt that is being run."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dutiful.store.special import extra as extras
 
 if TYPE_CHECKING:
     from dutiful.context import Context
     from dutiful.handler import Entry
-    from dutiful.job import Claim
+    from dutiful.job import Claim, JobId
 
 
 class Attempt:
@@ -19,10 +20,11 @@ class Attempt:
         "ctx",
         "deadline",
         "entry",
+        "fn",
         "is_over",
         "is_secret",
         "slot",
-        "text",
+        "texts",
         "timed_out",
         "timeout_s",
         "was_asked_to_stop",
@@ -32,8 +34,9 @@ class Attempt:
     def __init__(self, claim: "Claim", entry: "Entry", slot: int) -> None:
         self.claim = claim
         self.entry = entry
+        self.fn: Callable[..., Any] = entry.fn  # with the middleware around it, if there is any
         self.slot = slot
-        self.text = ""  # the payload's JSON, as the handler here reads it
+        self.texts: Sequence[str] = ()  # the payloads' JSON, as the handler here reads it
         self.is_secret = entry.secret  # what it carries is to be masked
         self.ctx: Context | None = None
         self.timeout_s = _timeout_s(claim, entry)
@@ -44,11 +47,35 @@ class Attempt:
         self.was_stopped = False
         self.is_over = False
 
+    @property
+    def claims(self) -> Sequence["Claim"]:
+        """What it runs: one job, or those of a batch."""
+        return (self.claim,)
+
+    @property
+    def contexts(self) -> Sequence["Context"]:
+        """The contexts of its jobs, in that order; none, if its handler has not asked for any."""
+        return () if self.ctx is None else (self.ctx,)
+
+    def call_off(self, job_id: "JobId") -> bool:  # noqa: ARG002  # it has one
+        """Note that a job was cancelled; return whether there is nothing left to run for."""
+        return True
+
     def ask_to_stop(self) -> None:
         """Tell a handler that can be told."""
         self.was_asked_to_stop = True
         if self.ctx is not None:
             self.ctx.stop_soon()
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether its transaction has completed what it runs."""
+        return self.ctx is not None and self.ctx.is_completed
+
+    def has_completed(self) -> None:
+        """Its transaction has completed what it runs."""
+        assert self.ctx is not None, "only a context opens transactions"
+        self.ctx.is_completed = True
 
 
 def _timeout_s(claim: "Claim", entry: "Entry") -> float | None:

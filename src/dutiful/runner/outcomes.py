@@ -92,6 +92,7 @@ class Outcomes:
         error: ErrorInfo | None = None,
         attempt: Attempt | None = None,
         is_secret: bool = False,
+        ctx: "Context | None" = None,
     ) -> None:
         """
         Have the outcome of an attempt written.
@@ -103,8 +104,10 @@ class Outcomes:
             error: Its text, if it is another than the result's.
             attempt: What it ran as, if it has come to its end: what its context noted is written too.
             is_secret: Mask what it came to; or as the attempt says.
+            ctx: That context, if it is not the attempt's.
         """
-        noted = None if attempt is None or attempt.ctx is None else _noted(attempt, attempt.ctx)
+        ctx = ctx or (None if attempt is None else attempt.ctx)
+        noted = None if attempt is None or ctx is None else _noted(attempt, ctx)
         if isinstance(result, Completed) and result.value is None and claim.extra is None and noted is None:
             self._committer.complete(claim.id, claim.attempt)
             return
@@ -188,10 +191,10 @@ class Outcomes:
         """A result cannot be kept."""
         self._events.emit(ResultDropped(self._worker, claim.id, task_of(claim.task), reason))
 
-    def raised_after_completion(self, attempt: Attempt, error: BaseException) -> None:
+    def raised_after_completion(self, claim: Claim, error: BaseException, *, is_secret: bool = False) -> None:
         """A handler raised after its transaction had completed the job."""
-        claim, info = attempt.claim, error_info(error)
-        text = f"{info.type}: {MASK if attempt.is_secret else info.message}"
+        info = error_info(error)
+        text = f"{info.type}: {MASK if is_secret else info.message}"
         self._events.emit(RaisedAfterCompletion(self._worker, claim.id, task_of(claim.task), text))
 
     def fault(self, claim: Claim, error: BaseException) -> None:

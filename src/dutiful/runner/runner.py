@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,13 @@ from dutiful.events import (
     WorkerStopped,
 )
 from dutiful.job import Ack, Cancel, Claim, Interrupted
+from dutiful.middleware import Around
 from dutiful.registry import Registry
+from dutiful.runner.alarm import Alarm
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
+from dutiful.runner.batches import Batches, Item
+from dutiful.runner.doubts import Doubts
 from dutiful.runner.failure import crashed
 from dutiful.runner.leaving import Leaving
 from dutiful.runner.loop import Loop
@@ -28,6 +32,7 @@ from dutiful.runner.parking import Parking
 from dutiful.runner.pauses import Pauses
 from dutiful.runner.schedules import Firing
 from dutiful.runner.slots import Slots
+from dutiful.runner.spare import Spare
 from dutiful.runner.standing import Standing
 from dutiful.runner.suspects import Suspects
 from dutiful.runner.trouble import Troubles
@@ -63,17 +68,24 @@ class Runner:
         events: Events,
         draft: Callable[[object, Mapping[str, Any]], Draft],
         schedules: Mapping[str, Declared],
+        middleware: Sequence[Any] = (),
     ) -> None:
         self._store = store
         self._committer = committer
         self._registry = registry
         self._config = config
         self._events = events
-        self._parking = Parking(store, registry, config, events)
+        self._pauses = Pauses(config.queues, changed=self._heed_pauses)
+        self._parking = Parking(store, registry, config, events, paused=self._paused_tasks)
         self._suspects = Suspects(registry)
+        self._doubts = Doubts()
         self._troubles = Troubles(events, config.name, over=self.nudge)
         self._pace = pacing.Pace()
         self._payload_bytes = 0.0
+        self._batches = Batches(
+            registry, events, config.name, offer=self._offer, is_more_coming=self._is_more_coming
+        )
+        spare = Spare(config.concurrency)
         self._attempts = Attempts(
             store,
             committer,
@@ -86,13 +98,18 @@ class Runner:
             suspect_over=self._suspect_over,
             nudge=self.nudge,
             draft=draft,
+            around=Around(middleware) if middleware else None,
+            batches=self._batches,
+            spare=spare,
         )
         self._slots = Slots(
             config.concurrency,
-            self._attempts.run,
+            self._attempts.run_around if middleware else self._attempts.run,
             when_low=self._want_more,
             when_free=self._became_free,
             fault=self._attempts.fault,
+            batches=self._batches,
+            spare=spare,
         )
         self._outcomes = self._attempts.outcomes
         self._leaving = Leaving(store, committer, self._attempts, self._slots, events, config.name)
@@ -105,17 +122,18 @@ class Runner:
             give_back=self._interrupt,
             drop=self._suspects.let_go,
         )
-        self._pauses = Pauses(config.queues, changed=self._heed_pauses)
         self._firing = Firing(store, schedules, events, config, call=self._call_firing, fired=self._has_fired)
         self._firing_duty = Duty("firing schedules", math.inf, self._firing.fire)
+        self._park_duty = Duty("parking what cannot run", TICK_S, self._park)
         self._reread_duty = Duty("reading what is paused", math.inf, self.reread)
         self._reread_at = 0.0
+        self._is_rung = False
         self._owner: Owner = 0
         self._backlog = True  # something due may be waiting in the store
         self._notes = 0  # how often that was noted
         self._notes_seen = 0
         self._asked = False
-        self._due_at = 0.0  # monotonic: when the next pending job falls due
+        self._alarm = Alarm()  # for when the next pending job falls due
         self._offered_at = 0.0
         self._finished_before = 0  # at the last look for stale jobs
         self._tended_at = 0  # ms, by the store's clock
@@ -137,9 +155,9 @@ class Runner:
             self._standing.start(self._owner)
             self._leaving.start(self._owner)
             self._rescue_all()
-            self._store.unpark(self._parking.known)
             self._firing.declare()
             self.reread()
+            self._parking.unpark()
             self._begin()
         except BaseException:
             self._store.leave(self._owner)
@@ -204,10 +222,11 @@ class Runner:
             Duty("rescuing the jobs of dead workers", TICK_S, self._rescue),
             Duty("looking for cancelled jobs", TICK_S, self._cancel),
             Duty("giving back waiting jobs", TICK_S, self._give_back_stale),
-            Duty("parking unknown tasks", TICK_S, self._park),
+            self._park_duty,
             Duty("pruning", TICK_S, self._prune),
             Duty("writing how far jobs have come", TICK_S, self._attempts.write_progress),
             self._tending,
+            Duty("giving back what was taken unawares", TEND_S, self._settle_doubts),
             self._firing_duty,
             self._reread_duty,
             Duty("what people pause and resume", self._tend_s(), self._reread_now_and_then),
@@ -215,10 +234,10 @@ class Runner:
             Duty("tidying up", TIDY_S, self._store.tidy),
         ]
 
-    def _passed_over(self) -> Collection[str]:
-        """Return the tasks that are not to be taken: unknown ones and paused ones."""
+    def _paused_tasks(self) -> Collection[str]:
+        """Return the stored names of the tasks that are paused: in all versions, with all keys."""
         paused = self._pauses.tasks
-        return self._parking.skip() | self._registry.versions_of(paused) if paused else self._parking.skip()
+        return self._registry.versions_of(paused) if paused else paused
 
     # --- taking: what the committer asks in each step -----------------------------------------------
 
@@ -239,7 +258,7 @@ class Runner:
             limit,
             suspects=self._suspects.room(),
             known=self._parking.known,
-            skip=self._passed_over(),
+            skip=self._parking.passed_over(),
             look=look,
             handoff=True,
         )
@@ -249,7 +268,7 @@ class Runner:
         self._backlog = True
 
     def _room(self) -> int:
-        attempts, slots = self._attempts, self._slots
+        attempts, slots, batches = self._attempts, self._slots, self._batches
         pace = self._pace.look(attempts.finished, time.monotonic(), is_idle=slots.is_idle)
         return pacing.room(
             slots=slots.count,
@@ -257,6 +276,8 @@ class Runner:
             ready=len(slots.ready),
             pace_per_s=pace,
             payload_bytes=self._payload_bytes,
+            lacking=batches.lacking,
+            gathered=batches.held,
         )
 
     def deliver(self, outcome: Outcome, wish: Take | None) -> None:
@@ -271,15 +292,17 @@ class Runner:
             self._outcomes.tell_late(outcome.late)
         if outcome.unknown:
             self._parking.meet(outcome.unknown)
-        if outcome.next_delay_s is not None:
-            due_at = time.monotonic() + outcome.next_delay_s
-            if due_at < self._due_at:
-                self._due_at = due_at
-                self._wake()
+        if outcome.next_delay_s is not None and self._alarm.set(time.monotonic() + outcome.next_delay_s):
+            self._wake()
         if self._backlog:
             self._want_more()
 
+    def doubt(self, claims: Sequence[Claim]) -> None:
+        """A step may have taken these; called by whoever led it."""
+        self._doubts.add(claims)
+
     def _receive(self, claims: list[Claim]) -> None:
+        self._doubts.received(claims)
         if self._pauses.is_any:  # since they were asked for
             held = set(self._pauses.held(claims))
             self._interrupt([claim for claim in claims if claim.id in held])
@@ -289,14 +312,21 @@ class Runner:
         size = sum(len(claim.payload or "") for claim in claims) / len(claims)
         self._payload_bytes = max(size, (self._payload_bytes + size) / 2)
         self._offered_at = time.monotonic()
+        gather = self._batches.gather if self._registry.has_batches else _as_they_are
         suspect = next((claim for claim in claims if claim.crashes), None)
         if suspect is not None:
             self._suspects.hold(suspect)
             if self._suspects.must_run_alone(suspect):
-                self._slots.offer([claim for claim in claims if claim is not suspect])
+                self._slots.offer(gather([claim for claim in claims if claim is not suspect]))
                 self._slots.offer_alone(suspect)
                 return
-        self._slots.offer(claims)
+        self._slots.offer(gather(claims))
+
+    def _is_more_coming(self) -> bool:
+        return self._backlog and self._is_taking and not self._slots.is_closed and self._room() > 0
+
+    def _offer(self, items: Sequence[Item]) -> None:
+        self._slots.offer(items)
 
     def _free(self, slot: int) -> None:
         self._slots.free(slot)
@@ -325,39 +355,49 @@ class Runner:
 
     def _fetch(self) -> float:
         """Take what is due and has room; return how long to sleep at most."""
+        try:
+            return self._take_due()
+        finally:
+            if self._is_rung:
+                self._heed_ring()
+
+    def _take_due(self) -> float:
         self._asked = False
         if not self._is_taking or not self._pauses.queues:
             return IDLE_PAUSE_S  # it is woken when they are resumed
-        if time.monotonic() >= self._due_at:
+        if time.monotonic() >= self._alarm.at:
             self._look_ahead()
         if not self._backlog:
-            return max(0.0, self._due_at - time.monotonic())
+            return max(0.0, self._alarm.at - time.monotonic())
         if not self._room() or self._slots.is_closed:
             return BUSY_PAUSE_S  # `_want_more` and `_became_free` wake the loop before
-        held = len(self._slots.ready)
+        held = self._slots.held
         self._committer.step()
-        if self._backlog and len(self._slots.ready) > held:
+        if self._backlog and self._slots.held > held:
             return 0.0
         if not self._backlog:
-            return 0.0 if self._due_at <= time.monotonic() else self._due_at - time.monotonic()
+            return max(0.0, self._alarm.at - time.monotonic())
         return BLOCKED_PAUSE_S
 
     def _look_ahead(self) -> None:
         """Find out, by reading alone, whether something is due, or when it will be."""
-        due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
-        self._troubles.clear("fetch")
-        if due_s is None:
-            self._due_at = time.monotonic() + IDLE_PAUSE_S
-        elif due_s > 0:
-            self._due_at = time.monotonic() + min(due_s, IDLE_PAUSE_S)
-        else:
-            self._due_at = time.monotonic() + BLOCKED_PAUSE_S
-            self._note_backlog()
+        with self._alarm.looking():
+            due_s = self._store.next_due_s(self._pauses.queues, self._parking.passed_over())
+            self._troubles.clear("fetch")
+            if due_s is not None and due_s <= 0:
+                due_s = BLOCKED_PAUSE_S
+                self._note_backlog()
+            self._alarm.set(time.monotonic() + min(IDLE_PAUSE_S if due_s is None else due_s, IDLE_PAUSE_S))
 
     def _rung(self) -> None:
         """Another process says that something is due."""
         self._store.hush()
         self._note_backlog()  # take it at once: a look first would only cost time
+        self._is_rung = True
+
+    def _heed_ring(self) -> None:
+        """A ring may be about more than jobs; that is seen to when the handlers have begun."""
+        self._is_rung = False
         if self._upkeep is None:
             return
         if self._standing.is_called():
@@ -368,7 +408,7 @@ class Runner:
     def _changed(self) -> bool:
         if not self._store.changed():
             return False
-        self._due_at = 0.0  # look ahead: something may be due
+        self._alarm.set(0.0)  # look ahead: something may be due
         return True
 
     def _became_free(self) -> None:
@@ -453,12 +493,20 @@ class Runner:
 
     def _heed_pauses(self) -> None:
         """What is paused has changed: jobs of it that wait here go back, others may come."""
-        alone = self._slots.waiting_alone
-        held = self._pauses.held([*self._slots.ready, *([] if alone is None else [alone])])
+        held = self._pauses.held(self._slots.waiting)
         if held:
             self._interrupt(self._slots.take_out(held))
         self._note_backlog()
         self.nudge()
+
+    def _settle_doubts(self) -> None:
+        if self._doubts:
+            # Between steps: what one has taken and not delivered yet is not to be taken for lost.
+            found = self._committer.between_steps(lambda: self._doubts.found(self._store.held(self._owner)))
+            self._interrupt(found)
+            if found:
+                self._note_backlog()
+                self._wake()
 
     def _cancel(self) -> None:
         if self._store.pulse(self._owner).cancelled is False:
@@ -477,7 +525,7 @@ class Runner:
         self._finished_before = finished
         waited_s = time.monotonic() - self._offered_at
         if slots.ready and is_stuck and waited_s > STALE_S:
-            self._interrupt(slots.take_back(alone=False))
+            self._interrupt(slots.take_back(alone=False, gathering=False))
         alone = slots.waiting_alone
         if alone is not None and waited_s > self._suspects.patience_s:
             self._put_off(alone)
@@ -500,6 +548,8 @@ class Runner:
         if self._parking.tend():
             self._note_backlog()
             self._wake()
+        if self._parking.is_more and self._upkeep is not None:  # with others' turns in between
+            self._upkeep.call(self._park_duty, time.monotonic())
 
     def _prune(self) -> None:
         finished = self._attempts.finished
@@ -530,7 +580,7 @@ class Runner:
 
     def nudge(self) -> None:
         """Something may be due that nobody announced."""
-        self._due_at = 0.0
+        self._alarm.set(0.0)
         self._wake()
 
     def _look_by(self, at: float) -> None:
@@ -552,6 +602,7 @@ class Runner:
 
     def drain(self, deadline: Deadline) -> None:
         """Wait until all that is ready has been finished, or the time is up."""
+        self._batches.hurry()
         while not self._committer.between_steps(self._is_drained):
             rest_s = deadline.rest_s(at_most=0.05)
             if rest_s <= 0:
@@ -563,9 +614,9 @@ class Runner:
             self._leaving.wait(rest_s)
 
     def _is_drained(self) -> bool:
-        if not self._slots.is_idle or self._committer.has_outcomes():
+        if not self._slots.is_idle or self._batches.held or self._committer.has_outcomes():
             return False
-        due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
+        due_s = self._store.next_due_s(self._pauses.queues, self._parking.passed_over())
         return due_s is None or due_s > 0
 
     def stop(self, deadline: Deadline) -> bool:
@@ -581,6 +632,7 @@ class Runner:
             self._loop.end()
         back = self._slots.take_back(alone=True)
         self._interrupt(back)
+        self._batches.end()
         interrupted = self._leaving.end_running(deadline)
         for duties in (self._upkeep, self._watch):  # in this order: the watch ends what the other waits for
             if duties is not None:
@@ -598,3 +650,7 @@ class Runner:
     def when_over(self, then: Callable[[], None]) -> None:
         """After a stop that left threads in handlers: leave when the last of them has ended."""
         self._leaving.when_over(then)
+
+
+def _as_they_are(claims: list[Claim]) -> list[Claim]:
+    return claims

@@ -76,8 +76,8 @@ class PostgresStore:
         self._access = Access(
             url, schema=schema, durability=durability, busy_s=busy_s, worker=worker, let_go=self._let_go
         )
-        self._exchange = Exchange(self._access, worker)
         self._workers = Workers(self._access)
+        self._exchange = Exchange(self._access, worker, owners=self._workers.owners, ride=self._workers.ride)
         self._users = Users(self._access)
 
     @property
@@ -144,16 +144,21 @@ class PostgresStore:
             first += len(draft.payloads)
         return lambda borrowed: self._users.insertion(borrowed, firsts, drafts)
 
-    def completion(self, claim: Claim) -> Completion:
-        return self._users.completion(claim)
+    def completion(self, claim: Claim, *others: Claim) -> Completion:
+        return self._users.completion(claim, *others)
 
     @contextmanager
-    def transaction(self, claim: Claim) -> Generator[Connection]:
+    def transaction(self, claim: Claim, *others: Claim) -> Generator[Connection]:
+        # In one order for all, so that two who complete the same rows do not wait for each other in a circle.
+        claims = sorted((claim, *others), key=lambda each: each.id)
         with self._access.lent() as db:
-            with self._access.translating():
-                xid = postgres_look.begin_of_attempt(db, claim)
-            if xid is None:
-                raise LeaseLost(claim.id)
+            xid: str | None = None
+            for each in claims:
+                with self._access.translating():
+                    xid = postgres_look.begin_of_attempt(db, each)
+                if xid is None:
+                    raise LeaseLost(each.id)
+            assert xid is not None, "there is one claim at least"
             yield db
             if not db.is_in(xid):
                 raise ConfigError(
@@ -162,9 +167,9 @@ class PostgresStore:
                 )
             with self._access.translating():
                 # Not locked before, so that a job can be cancelled or rescued meanwhile: the fence is here.
-                pair = claim.id, claim.attempt
-                if not postgres_step.complete_alone(db, pair):
-                    raise LeaseLost(claim.id)
+                for each in claims:
+                    if not postgres_step.complete_alone(db, (each.id, each.attempt)):
+                        raise LeaseLost(each.id)
                 crashpoint("transaction.before_commit")
                 self._access.commit(db, xid, None, db.end)
                 crashpoint("transaction.after_commit")
@@ -214,20 +219,26 @@ class PostgresStore:
         return total
 
     def park(
-        self, tasks: Collection[str], queues: Sequence[str], *, after_s: float, park_s: float
+        self,
+        tasks: Collection[str],
+        queues: Sequence[str],
+        *,
+        after_s: float,
+        park_s: float,
+        listed: bool = False,
     ) -> dict[str, int]:
-        with self._access.looking() as db:
-            taken_care_of = postgres_look.tasks_taken_care_of(db, queues)
-        if taken_care_of is None or not set(tasks) - taken_care_of:
+        wanted = set(tasks) if listed else self._nobodys(tasks, queues)
+        if not wanted:
             return {}
         with self._access.writing() as db:
             return postgres_upkeep.park(
-                db,
-                set(tasks) - taken_care_of,
-                queues,
-                after_ms=round(after_s * 1000),
-                park_ms=round(park_s * 1000),
+                db, wanted, queues, after_ms=round(after_s * 1000), park_ms=round(park_s * 1000)
             )
+
+    def _nobodys(self, tasks: Collection[str], queues: Sequence[str]) -> set[str]:
+        with self._access.looking() as db:
+            taken_care_of = postgres_look.tasks_taken_care_of(db, queues)
+        return set() if taken_care_of is None else set(tasks) - taken_care_of
 
     def ring(self) -> None:
         self._workers.ring()

@@ -117,16 +117,17 @@ class SqliteStore:
 
         return lambda borrowed: sqlite_users.insertion(self._access, borrowed, drafts)
 
-    def completion(self, claim: Claim) -> "Completion":
+    def completion(self, claim: Claim, *others: Claim) -> "Completion":
         from dutiful.store import sqlite_users  # as above
 
-        return sqlite_users.Completion(self._access, claim)
+        return sqlite_users.Completion(self._access, (claim, *others))
 
     @contextmanager
-    def transaction(self, claim: Claim) -> Generator[sqlite3.Connection]:
+    def transaction(self, claim: Claim, *others: Claim) -> Generator[sqlite3.Connection]:
         with self._access.own_transaction() as db:
-            if not sqlite_look.owns(db, claim):
-                raise LeaseLost(claim.id)
+            for each in (claim, *others):
+                if not sqlite_look.owns(db, each):
+                    raise LeaseLost(each.id)
             yield db
             if not db.in_transaction:
                 raise ConfigError(
@@ -134,7 +135,8 @@ class SqliteStore:
                     "ROLLBACK to the block, so that the job's completion commits with your writes."
                 )
             with self._access.translating():
-                db.execute(sqlite_step.COMPLETE_ONE, (clock.wall_ms(), claim.id, claim.attempt))
+                for each in (claim, *others):
+                    db.execute(sqlite_step.COMPLETE_ONE, (clock.wall_ms(), each.id, each.attempt))
                 crashpoint("transaction.before_commit")
                 db.execute("COMMIT")
                 crashpoint("transaction.after_commit")
@@ -188,21 +190,31 @@ class SqliteStore:
         return total
 
     def park(
-        self, tasks: Collection[str], queues: Sequence[str], *, after_s: float, park_s: float
+        self,
+        tasks: Collection[str],
+        queues: Sequence[str],
+        *,
+        after_s: float,
+        park_s: float,
+        listed: bool = False,
     ) -> dict[str, int]:
-        with self._access.looking() as db:
-            taken_care_of = sqlite_look.tasks_taken_care_of(db, queues)
-        if taken_care_of is None or not set(tasks) - taken_care_of:
+        wanted = set(tasks) if listed else self._nobodys(tasks, queues)
+        if not wanted:
             return {}
         with self._access.writing() as now:
             return sqlite_upkeep.park(
                 self._access.db,
-                set(tasks) - taken_care_of,
+                wanted,
                 queues,
                 now=now,
                 after_ms=round(after_s * 1000),
                 park_ms=round(park_s * 1000),
             )
+
+    def _nobodys(self, tasks: Collection[str], queues: Sequence[str]) -> set[str]:
+        with self._access.looking() as db:
+            taken_care_of = sqlite_look.tasks_taken_care_of(db, queues)
+        return set() if taken_care_of is None else set(tasks) - taken_care_of
 
     def ring(self) -> None:
         self._workers.ring()
