@@ -18,7 +18,7 @@ env: .venv/made
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints/dev.txt pip
 	$(BIN)/python -m pip install --quiet -c constraints/dev.txt --group dev
-	$(BIN)/python -m pip install --quiet -c constraints/dev.txt --no-build-isolation -e '.[cli,postgres,reload]'
+	$(BIN)/python -m pip install --quiet -c constraints/dev.txt --no-build-isolation -e '.[cli,encrypt,postgres,reload]'
 	@touch $@
 
 lint: env

@@ -408,3 +408,10 @@ def test_a_payload_type_is_known_by_its_looks(kind):
 @pytest.mark.parametrize("kind", [int, dict, list[int], dict[str, int], object, Colour, Any, 3, "x"])
 def test_builtins_and_scalars_are_no_payload_types(kind):
     assert not is_payload_type(kind)
+
+
+def test_the_error_names_the_limit_that_it_is_about():
+    with pytest.raises(NotEncodable, match=r"limit is 3 \(payload_bytes_max\).*send where it is"):
+        encode("long", "t", 3)
+    with pytest.raises(NotEncodable, match=r"limit is 3 \(result_bytes_max\).*return where it is"):
+        encode_result("long", 3)

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
         JobFailed,
         JobNotFound,
         JobTimeout,
+        KeyMissing,
         LeaseLost,
         NotDecodable,
+        NotDecryptable,
         NotEncodable,
         PayloadError,
         SchemaTooNew,
@@ -53,10 +55,14 @@ if TYPE_CHECKING:
     from dutiful.middleware import Call, CallJob
     from dutiful.relocation import Migrated, Moved, give_up_move, migrate, migration_sql, move
     from dutiful.schedules import Schedule, ScheduleOptions
+    from dutiful.sealing import new_key
+    from dutiful.secret import Secret
     from dutiful.sending import SendOptions
     from dutiful.store.contract import Counts, WorkerInfo
     from dutiful.store.special.pauses import Paused
+    from dutiful.store.special.reseal import Rekeyed
     from dutiful.task import Task
+    from dutiful.versions import version
     from dutiful.worker import Worker
 
 __version__ = "0.1.0"
@@ -94,20 +100,24 @@ _HOMES = {
     "JobTimeout": "dutiful.errors",
     "Jobs": "dutiful.handle",
     "Keep": "dutiful.config",
+    "KeyMissing": "dutiful.errors",
     "LeaseLost": "dutiful.errors",
     "Link": "dutiful.link",
     "Migrated": "dutiful.relocation",
     "Moved": "dutiful.relocation",
     "NotDecodable": "dutiful.errors",
+    "NotDecryptable": "dutiful.errors",
     "NotEncodable": "dutiful.errors",
     "Paused": "dutiful.store.special.pauses",
     "PayloadError": "dutiful.errors",
     "Progress": "dutiful.job",
     "Record": "dutiful.job",
+    "Rekeyed": "dutiful.store.special.reseal",
     "Retry": "dutiful.core.retry",
     "Schedule": "dutiful.schedules",
     "ScheduleOptions": "dutiful.schedules",
     "SchemaTooNew": "dutiful.errors",
+    "Secret": "dutiful.secret",
     "SendOptions": "dutiful.sending",
     "Snooze": "dutiful.job",
     "State": "dutiful.job",
@@ -131,6 +141,8 @@ _HOMES = {
     "migrate": "dutiful.relocation",
     "migration_sql": "dutiful.relocation",
     "move": "dutiful.relocation",
+    "new_key": "dutiful.sealing",
+    "version": "dutiful.versions",
 }
 
 __all__ = [
@@ -164,21 +176,25 @@ __all__ = [
     "JobTimeout",
     "Jobs",
     "Keep",
+    "KeyMissing",
     "LeaseLost",
     "Limit",
     "Link",
     "Migrated",
     "Moved",
     "NotDecodable",
+    "NotDecryptable",
     "NotEncodable",
     "Paused",
     "PayloadError",
     "Progress",
     "Record",
+    "Rekeyed",
     "Retry",
     "Schedule",
     "ScheduleOptions",
     "SchemaTooNew",
+    "Secret",
     "SendOptions",
     "Snooze",
     "State",
@@ -204,6 +220,8 @@ __all__ = [
     "migrate",
     "migration_sql",
     "move",
+    "new_key",
+    "version",
 ]
 
 

@@ -61,14 +61,20 @@ class Unique:
         if self.within is not None:
             seconds("within", self.within)
 
-    def stored(self, task: str, payload: object, text: str) -> StoredUnique:
-        """Return what the store is asked for this payload, of which `text` is the JSON."""
+    def stored(
+        self, task: str, payload: object, text: str, digest: Callable[[str], str] | None = None
+    ) -> StoredUnique:
+        """
+        Return what the store is asked for this payload, of which `text` is the JSON.
+
+        `digest` is the hash to use: one with a key, where payloads are encrypted.
+        """
         made = text if self.by is None else msgspec.json.encode(self.by(payload)).decode()
         replaces = self.on_conflict in ("replace", "reschedule")
         while_ = self.while_ or ("waiting" if replaces else "unfinished")
-        digest = hashlib.sha256(f"{task}\n{made}".encode()).hexdigest()[:32]
+        hashed = (digest or _sha256)(f"{task}\n{made}")[:32]
         within_s = None if self.within is None else seconds("within", self.within)
-        return StoredUnique(f"{task}:{digest}", _STATES[while_], within_s, self.on_conflict)
+        return StoredUnique(f"{task}:{hashed}", _STATES[while_], within_s, self.on_conflict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,10 @@ class Limit:
         return name if self.by is None else f"{name}:{self.by(payload)}"
 
 
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _whole(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"Limit({name}={value!r}); it must be a whole number, 1 or more.")
@@ -151,8 +161,15 @@ class Asking:
         """Whether each payload is one of a kind."""
         return self._unique is not None
 
-    def special(self, task: str, payload: object, text: str, limit: Limit | None) -> Special:
-        """Return what is stored beside this payload, of which `text` is the JSON."""
+    def special(
+        self,
+        task: str,
+        payload: object,
+        text: str,
+        limit: Limit | None,
+        digest: Callable[[str], str] | None = None,
+    ) -> Special:
+        """Return what is stored beside this payload, of which `text` is the JSON; `digest` as of Unique."""
         key = self._key(payload) if callable(self._key) else self._key
         return Special(
             expires_s=self._expires_s,
@@ -164,7 +181,7 @@ class Asking:
             pool_size=0 if limit is None else limit.concurrency or 0,
             per_s=0.0 if limit is None else limit.per_s,
             burst=1 if limit is None else limit.burst,
-            unique=None if self._unique is None else self._unique.stored(task, payload, text),
+            unique=None if self._unique is None else self._unique.stored(task, payload, text, digest),
             after=self.after,
             on_dead=self._on_dead,
             headers=self._headers,

@@ -7,6 +7,7 @@ from dutiful.core.retry import Retry
 from dutiful.core.turns import Turns
 from dutiful.errors import ConfigError
 from dutiful.payload import check_name
+from dutiful.sealing import Keyring
 
 MIB = 1024 * 1024
 DAY_S = 86_400.0
@@ -55,6 +56,7 @@ class Config:
             and a worker whose lock file is gone counts as dead.
         payload_bytes_max: Largest payload, as JSON.
         result_bytes_max: Largest result, as JSON.
+        keyring: What encrypts what is stored; None: nothing does.
     """
 
     name: str = "worker"
@@ -73,6 +75,7 @@ class Config:
     lease_s: float = 60.0
     payload_bytes_max: int = MIB
     result_bytes_max: int = MIB
+    keyring: Keyring | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_name(self.name, "worker name")

@@ -14,10 +14,12 @@ import msgspec
 from dutiful.errors import ConfigError, LeaseLost
 from dutiful.job import Claim, JobId, Progress
 from dutiful.results import Results
+from dutiful.sealing import Cover
 from dutiful.steps import Steps
 from dutiful.steps import in_thread as _in_thread
 from dutiful.store.contract import Draft, Store
 from dutiful.store.special import extra as extras
+from dutiful.versions import task_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,12 +51,14 @@ class Desk:
         draft: From a payload and the options of `send` to the job to store.
         open: From the handler's own connection, or None, to its transaction.
         step_bytes_max: The largest result of a step, in bytes of JSON.
+        cover: How the job's values are stored.
     """
 
     store: Store
     draft: Callable[[object, Mapping[str, Any]], Draft]
     open: Callable[[Any], AbstractContextManager[Any]]
     step_bytes_max: int
+    cover: Cover
 
 
 class Context:
@@ -65,7 +69,7 @@ class Context:
         id: The job's id.
         attempt: 1 at the first claim; rises with every claim, never falls.
         failures: How many attempts have failed before this one.
-        task: The stored name of what to do.
+        task: The name of what to do, without a version.
         queue: The queue that it came from.
     """
 
@@ -106,7 +110,7 @@ class Context:
 
     @property
     def task(self) -> str:
-        return self._claim.task
+        return task_of(self._claim.task)
 
     @property
     def queue(self) -> str:
@@ -127,7 +131,7 @@ class Context:
         """
         if self._after is None:
             follows = self._claim.extra is not None and extras.read(self._claim.extra).follows
-            self._after = Results(self._desk.store, self._claim.id) if follows else ()
+            self._after = Results(self._desk.store, self._claim.id, self._desk.cover) if follows else ()
         return self._after
 
     @property
@@ -156,7 +160,9 @@ class Context:
     def _steps(self) -> Steps:
         if self.used_steps is None:
             desk = self._desk
-            self.used_steps = Steps(desk.store, self._claim, desk.step_bytes_max, self._check_step)
+            self.used_steps = Steps(
+                desk.store, self._claim, desk.step_bytes_max, self._check_step, desk.cover
+            )
         return self.used_steps
 
     def _check_step(self) -> None:
@@ -348,7 +354,13 @@ class Context:
     def take_progress(self) -> str | None:
         """Return what was said last, if it is not written yet, as JSON."""
         said, self._progress = self._progress, None
-        return None if said is None else msgspec.json.encode(said).decode()
+        if said is None:
+            return None
+        keyring = self._desk.cover.keyring
+        if keyring is not None and said.message:  # the numbers alone say nothing
+            message = keyring.seal(said.message, "progress", self._claim.id)
+            said = msgspec.structs.replace(said, message=message)
+        return msgspec.json.encode(said).decode()
 
     def stop_soon(self) -> None:
         """Ask the handler to stop; called by the worker."""

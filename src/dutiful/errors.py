@@ -133,6 +133,49 @@ class NotDecodable(PayloadError):
         )
 
 
+class KeyMissing(PayloadError):
+    """
+    A stored value is encrypted with a key that this process does not have. Nothing was changed.
+
+    A worker that meets such a job puts it back, for one that has the key.
+
+    Attributes:
+        key_id: Which key: the beginning of a hash of it.
+        what: What is encrypted: payload, result, step, event …
+    """
+
+    def __init__(self, key_id: str, what: str) -> None:
+        super().__init__(key_id, what)
+        self.key_id, self.what = key_id, what
+
+    def __str__(self) -> str:
+        return (
+            f"the stored {self.what} is encrypted with key {self.key_id}, which is not here; nothing was "
+            "changed. Give it to the worker, beside its other keys: Worker(encrypt=[…]), or DUTIFUL_KEY."
+        )
+
+
+class NotDecryptable(PayloadError):
+    """
+    A stored value does not open with its key: it was changed, or moved there from another place.
+
+    Attributes:
+        key_id: The key that it names.
+        what: What is encrypted: payload, result, step, event …
+    """
+
+    def __init__(self, key_id: str, what: str) -> None:
+        super().__init__(key_id, what)
+        self.key_id, self.what = key_id, what
+
+    def __str__(self) -> str:
+        return (
+            f"the stored {self.what} does not open with key {self.key_id}, which it names; it is kept. It "
+            "was changed in the database, or moved there from another job: restore it from a backup, or send "
+            "it anew."
+        )
+
+
 class StoreError(DutifulError):
     """
     The store could not do it. `__cause__` is the driver's error, if there is one.

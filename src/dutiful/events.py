@@ -88,7 +88,11 @@ class WorkerRescued(Event, frozen=True):
 
 
 class TasksParked(Event, frozen=True):
-    """Jobs of tasks that nobody here handles were put back for later."""
+    """
+    Jobs of tasks that nobody here handles were put back for later; `counts` by the stored name.
+
+    "Order@2" needs a handler of version 2 of Order, "Order#a45b2514" the key of that id.
+    """
 
     worker: str
     counts: dict[str, int]
@@ -236,6 +240,11 @@ def checked_listener(listener: object) -> None:
         )
 
 
+def _needed(stored: str) -> str:
+    name, mark, key_id = stored.rpartition("#")
+    return f"{name} with key {key_id}" if mark else stored
+
+
 def write_log(event: Event) -> None:
     """Write an event as a log line."""
     match event:
@@ -273,7 +282,7 @@ def write_log(event: Event) -> None:
         case TasksParked():
             log.warning(
                 "no handler here for %s; put back, looked at again in %.0f s",
-                ", ".join(f"{task} ({count} jobs)" for task, count in sorted(event.counts.items())),
+                ", ".join(f"{_needed(task)} ({count} jobs)" for task, count in sorted(event.counts.items())),
                 event.park_s,
             )
         case HandlerStuck():

@@ -62,6 +62,14 @@ class Desk(Protocol):
         """Take that back."""
         ...
 
+    def uncovered(self, text: str, *place: object) -> str:
+        """Return the JSON text of what the store has at this place."""
+        ...
+
+    def shown(self, record: Record, *, reveal: bool = False) -> Record:
+        """Return a job to show; `reveal` leaves its secrets in clear."""
+        ...
+
     def decode_result(self, task: str, text: str) -> Any:
         """Return a result as the task's handler is annotated, if this process knows it."""
         ...
@@ -97,18 +105,31 @@ class Job:
 
     # --- looking -------------------------------------------------------------------------------
 
-    def refresh(self) -> Record:
+    def refresh(self, *, reveal: bool = False) -> Record:
         """
         Read the job from the store, all of it.
+
+        What is secret is masked, and what is encrypted with a key that is not here cannot be read.
+
+        Args:
+            reveal: Show what is secret.
 
         Raises:
             JobNotFound: It was deleted, or finished and pruned.
         """
+        return self._shown(self._stored(), reveal=reveal)
+
+    def _stored(self) -> Record:
         found = self._desk.opened().get([self.id])
         if not found:
             raise JobNotFound(self.id)
-        self._record = found[0]
         return found[0]
+
+    def _shown(self, record: Record, *, reveal: bool = False) -> Record:
+        shown = self._desk.shown(record, reveal=reveal)
+        if not reveal:
+            self._record = shown
+        return shown
 
     @property
     def state(self) -> State:
@@ -160,13 +181,16 @@ class Job:
             JobTimeout: It was not finished in time. It goes on.
             JobNotFound: It was pruned or deleted; with keep_completed=0 that is its end.
         """
+        return self._shown(self._ended(timeout))
+
+    def _ended(self, timeout: float | None) -> Record:
         event = threading.Event()
         until = None if timeout is None else time.monotonic() + timeout
         with _Watching(self._desk, self.id, event.set) as watching:
             while True:
                 event.clear()
                 pause_s = watching.again()
-                record = self.refresh()
+                record = self._stored()
                 if record.state in FINISHED:
                     return record
                 rest_s = pause_s if until is None else min(pause_s, until - time.monotonic())
@@ -187,20 +211,27 @@ class Job:
         Raises:
             JobFailed: It is dead or cancelled; the message has the last error.
             JobTimeout, JobNotFound: As for `wait`.
+            KeyMissing: It is encrypted, and its key is not here.
         """
-        return self._result_of(self.wait(timeout))
+        return self._result_of(self._ended(timeout))
 
     def _result_of(self, record: Record) -> Any:
         if record.state is not State.COMPLETED:
-            last = record.errors[-1] if record.errors else None
+            errors = self._shown(record).errors
+            last = errors[-1] if errors else None
             text = (
                 f"{last.type}: {last.message}\n{last.traceback}".rstrip() if last else "no error was recorded"
             )
             raise JobFailed(self.id, record.state, text)
-        return None if record.result is None else self._desk.decode_result(record.task, record.result)
+        if record.result is None:
+            return None
+        return self._desk.decode_result(record.task, self._desk.uncovered(record.result, "result", record.id))
 
     async def await_(self, timeout: float | None = None) -> Record:
         """`wait`, without blocking the event loop, or a thread while the job runs."""
+        return self._shown(await self._aended(timeout))
+
+    async def _aended(self, timeout: float | None) -> Record:
         import asyncio  # as above
 
         until = None if timeout is None else time.monotonic() + timeout
@@ -214,7 +245,7 @@ class Job:
             while True:
                 told.clear()
                 pause_s = watching.again()
-                record = await self.arefresh()
+                record = await in_thread(self._stored)
                 if record.state in FINISHED:
                     return record
                 rest_s = pause_s if until is None else min(pause_s, until - time.monotonic())
@@ -225,7 +256,7 @@ class Job:
 
     async def aresult(self, timeout: float | None = None) -> Any:
         """`result`, without blocking the event loop; so is `await job`."""
-        return self._result_of(await self.await_(timeout))
+        return self._result_of(await self._aended(timeout))
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.aresult().__await__()

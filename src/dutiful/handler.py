@@ -22,6 +22,8 @@ from dutiful.errors import ConfigError, NotDecodable
 from dutiful.payload import check_name, decode_plain, decoder, reader
 from dutiful.returned import decoder_of
 from dutiful.signature import Asks, Function, Parameter, asks_of, is_async
+from dutiful.versions import Upgrade
+from dutiful.versions import checked as checked_version
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -50,6 +52,9 @@ class Handler:
             function at the top level of a module: the child imports it by name.
         queue: Where its jobs are sent to; default the worker's first queue.
         limit: A Limit on how many run at once or begin in a time, over all workers.
+        version: For a named task: the version of its payload, from 1 (default) on. A payload type
+            states its own, with `@dutiful.version(2)`.
+        secret: Payload, result and error texts of its jobs are masked wherever they are shown.
         batch: It takes a list of up to so many payloads, 1 to 10,000, and answers for each.
         wait: With `batch`: seconds to wait for more, from the first on; 0 to 3600, default 0.05.
         spread: For a named task: the payload is always an object of arguments by name,
@@ -68,6 +73,8 @@ class Handler:
     process: bool = False
     queue: str | None = None
     limit: Any = None
+    version: int | None = None
+    secret: bool = False
     spread: bool = False
     batch: int | None = None
     wait: float | None = None
@@ -85,6 +92,8 @@ class Handler:
             check_name(self.queue, "queue")
         if self.limit is not None and not hasattr(self.limit, "pool"):
             raise ConfigError(f"limit is {self.limit!r}; it must be a Limit.")
+        if self.version is not None:
+            checked_version(self.version)
         if self.timeout is not None and not (0 < self.timeout < math.inf):
             raise ConfigError(f"timeout is {self.timeout!r}; it must be seconds > 0, or None.")
         # Here and not when a job comes: the caller's local names can be seen only now.
@@ -149,6 +158,8 @@ class Entry:
         payload_type: What the payload is decoded into; Any for plain or spread values.
         plain: For the simplest handlers, which take one payload in a thread and nothing else:
             from the text to that argument, raising whatever goes wrong. None for all others.
+        upgrade: For jobs of an older version: what their payload goes through first.
+        secret: Whether what its jobs carry is masked.
         given_type, spread: What this entry was made with, to make it again in a child process.
         returns: What the function is annotated to return.
         read_result: From the text of a stored result to that; None: not asked for yet.
@@ -170,13 +181,17 @@ class Entry:
         "read_result",
         "retry",
         "returns",
+        "secret",
         "spread",
         "task",
         "timeout_s",
+        "upgrade",
         "wait_s",
     )
 
-    def __init__(self, task: str, handler: Handler, payload_type: Any = None) -> None:
+    def __init__(
+        self, task: str, handler: Handler, payload_type: Any = None, upgrade: Upgrade | None = None
+    ) -> None:
         """Decode into `payload_type`, or, if it is None, as the signature asks (rules 3 to 5)."""
         asks = handler.asks
         self.task = task
@@ -189,6 +204,8 @@ class Entry:
         self.ctx_name = asks.ctx_name
         self.given_type = payload_type
         self.spread = handler.spread
+        self.secret = handler.secret
+        self.upgrade = upgrade
         self.returns = asks.returns
         self.batch = handler.batch
         self.wait_s = batching.WAIT_S if handler.wait is None else handler.wait
@@ -225,6 +242,8 @@ class Entry:
     def _is_plain(self, asks: Asks) -> bool:
         return (
             self.kind is Kind.THREAD
+            and self.upgrade is None
+            and not self.secret
             and self.batch is None
             and self.ctx_name is None
             and self.timeout_s is None

@@ -92,6 +92,7 @@ class Record(Struct, frozen=True):
     expires_at: int | None = None
     progress: str | None = None
     errors: tuple[AttemptError, ...] = ()
+    version: int = 1  # of the payload's form (see dutiful.version)
 
 
 class Progress(Struct, frozen=True):

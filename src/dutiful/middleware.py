@@ -17,6 +17,7 @@ from msgspec import Struct
 from dutiful.errors import ConfigError
 from dutiful.job import Claim, JobId
 from dutiful.store.special import extra as extras
+from dutiful.versions import task_of
 
 Passed: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -53,7 +54,7 @@ class Call:
     def __init__(self, claims: Sequence[Claim], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._claims = claims
         self._jobs: tuple[CallJob, ...] | None = None
-        self.task = claims[0].task
+        self.task = task_of(claims[0].task)
         self.queue = claims[0].queue
         self.args = args
         self.kwargs = kwargs

@@ -29,11 +29,14 @@ from typing import Any, cast, get_origin, is_typeddict
 import msgspec
 
 from dutiful.errors import ConfigError, NotDecodable, NotEncodable
+from dutiful.secret import Secret, is_secret_type, written
+from dutiful.secret import read as read_secret
 
 DEPTH_MAX = 64  # far above honest data, far below what exhausts a C stack
 _SEARCH_MAX = 100_000  # values looked at to name the place of an error
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_ASTERISKS = "*" * 10  # what pydantic writes of a SecretStr
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HARMLESS = frozenset({str, int, bool, type(None)})
 _PLAIN = frozenset({dict, list, tuple, set, frozenset, OrderedDict, defaultdict})
@@ -98,9 +101,9 @@ def is_payload_type(candidate: object) -> bool:
     )
 
 
-def encode(payload: object, task: str, bytes_max: int) -> str:
+def encode(payload: object, task: str, bytes_max: int, limit: str = "payload_bytes_max") -> str:
     """
-    Return `payload` as JSON text of at most `bytes_max` bytes.
+    Return `payload` as JSON text of at most `bytes_max` bytes; `limit` is the name of that setting.
 
     Raises:
         NotEncodable: It has no faithful JSON, is too large, or nests too deep.
@@ -111,7 +114,7 @@ def encode(payload: object, task: str, bytes_max: int) -> str:
         raise NotEncodable(task, _why_unencodable(payload, error)) from error
     size = len(data)
     if size > bytes_max:
-        raise NotEncodable(task, _too_large(size, bytes_max))
+        raise NotEncodable(task, _too_large(size, bytes_max, limit))
     text = data.decode()
     # 65 levels take 130 brackets, so most payloads are done with a comparison.
     if size > 2 * DEPTH_MAX and _is_too_deep(text):
@@ -131,7 +134,7 @@ def encode_result(value: object, bytes_max: int, task: str = "result") -> str | 
     Raises:
         NotEncodable: As for `encode`; `reason` says why.
     """
-    return None if value is None else encode(value, task, bytes_max)
+    return None if value is None else encode(value, task, bytes_max, "result_bytes_max")
 
 
 def decode_plain(text: str) -> Any:
@@ -168,22 +171,44 @@ def decoder(payload_type: Any, task: str | None = None) -> Callable[[str], Any]:
 
 
 def _write_other(value: object) -> msgspec.Raw:
-    """Encode what msgspec does not know: pydantic models, at any depth."""
+    """Encode what msgspec does not know: pydantic models and secrets, at any depth."""
+    if isinstance(value, Secret):
+        return msgspec.Raw(_ENCODER.encode(written(cast("Secret[object]", value))))
     if not is_pydantic(type(value)):
         raise NotImplementedError
     # By field name and without computed fields: what `_read_model` accepts again.
     text = cast("Any", value).model_dump_json(by_alias=False, round_trip=True)
+    if _ASTERISKS in text:
+        _check_no_secret_of_pydantics(value)
     if "NaN" in text or "Infinity" in text:  # ser_json_inf_nan="constants" writes what is no JSON
         _PLAIN_DECODER.decode(text)
     return msgspec.Raw(text)
 
 
+def _check_no_secret_of_pydantics(value: object) -> None:
+    """Raise if a SecretStr or SecretBytes was written as asterisks, and is lost."""
+    for _place, each in islice(_places(value, "$", 0), _SEARCH_MAX):
+        if _is_secret_of_pydantics(each):
+            raise NotImplementedError
+
+
+def _is_secret_of_pydantics(value: object) -> bool:
+    return hasattr(value, "get_secret_value")
+
+
 def _read_other(kind: type, value: object) -> Any:
     if kind is object:  # an annotation that says nothing takes anything
         return value
+    if is_secret_type(kind):
+        return read_secret(kind, value, _converted)
     if not is_pydantic(kind):
         raise NotImplementedError
     return _read_model(kind)(_ENCODER.encode(value).decode())
+
+
+def _converted(value: object, kind: Any) -> Any:
+    # Through JSON: as it was written, so are dates and bytes read.
+    return msgspec.json.decode(_ENCODER.encode(value), type=kind, dec_hook=_read_other)
 
 
 def _read_model(model: Any) -> Callable[[str], Any]:
@@ -307,6 +332,8 @@ def _steps(value: Any) -> Iterator[tuple[str, object]]:
 
 
 def _field_names(value: Any) -> list[str]:
+    if isinstance(value, Secret):
+        return ["_value"]
     kind: Any = type(cast("object", value))
     if isinstance(value, msgspec.Struct):
         return list(value.__struct_fields__)
@@ -355,6 +382,8 @@ def _why_unencodable(payload: object, error: Exception) -> str:
 
 def _in_words(value: object, error: Exception) -> str:
     match error:
+        case NotImplementedError() if _is_secret_of_pydantics(value):
+            return f"a {type(value).__qualname__} is written as asterisks, and lost: use dutiful.Secret[str]"
         case NotImplementedError():
             return f"a value of type {type(value).__qualname__} has no JSON"
         case msgspec.DecodeError():
@@ -365,10 +394,10 @@ def _in_words(value: object, error: Exception) -> str:
             return f"{type(error).__name__}: {error}"
 
 
-def _too_large(size: int, bytes_max: int) -> str:
+def _too_large(size: int, bytes_max: int, limit: str) -> str:
     return (
-        f"it is {size:,} bytes of JSON, and the limit is {bytes_max:,} (payload_bytes_max). "
-        "Keep the data elsewhere and send where it is"
+        f"it is {size:,} bytes of JSON, and the limit is {bytes_max:,} ({limit}). "
+        f"Keep the data elsewhere and {'send' if limit.startswith('payload') else 'return'} where it is"
     )
 
 

@@ -12,23 +12,29 @@ from typing import Any, cast
 
 from dutiful.errors import ConfigError, NotEncodable, UnknownTask
 from dutiful.handler import Entry, Handler, made_of
-from dutiful.payload import check_name, decoder, task_name
+from dutiful.payload import decoder, task_name
 from dutiful.signature import Function, members
 from dutiful.table import PLAIN, Key, Table, name_of
+from dutiful.versions import checked_task, checked_upgrade, stored_name, version_of
 
 
 class Registry(MutableMapping[Key, Handler]):
     """
     The mapping behind `worker.handlers`: payload type or task name -> Handler.
 
+    `keys` are the ids of those by which encrypted jobs can be read here.
+
     Functions may be put in as they are. A change holds from the next job on, in all
     threads; one that raises ConfigError has changed nothing.
     """
 
-    def __init__(self, handlers: Mapping[Any, Handler | Function] | None = None) -> None:
+    def __init__(
+        self, handlers: Mapping[Any, Handler | Function] | None = None, keys: Iterable[str] = ()
+    ) -> None:
         self._changing = threading.Lock()
         self._seen: dict[str, type] = {}  # the types sent from here, by task name
-        self._table = Table({}, None)
+        self._keys = frozenset(keys)
+        self._table = Table({}, None, keys=self._keys)
         self._set({key: _handler(value) for key, value in (handlers or {}).items()})
 
     def __getitem__(self, key: Key) -> Handler:
@@ -41,7 +47,7 @@ class Registry(MutableMapping[Key, Handler]):
         with self._changing:
             rest = dict(self._table.handlers)
             del rest[key]
-            self._table = Table(rest, self._table.fallback)
+            self._table = Table(rest, self._table.fallback, self._table.upgrades, self._keys)
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._table.handlers)
@@ -99,17 +105,53 @@ class Registry(MutableMapping[Key, Handler]):
         Raises:
             ConfigError: It does not take one payload, or an option is wrong.
         """
-        if options.keys() & {"task", "aliases", "spread"}:
-            raise ConfigError("process() handles tasks of any name: drop task=, aliases= and spread=.")
+        if options.keys() & {"task", "aliases", "spread", "version"}:
+            raise ConfigError(
+                "process() handles tasks of any name: drop task=, aliases=, spread= and version=."
+            )
         handler = made_of(callback, **options)
         Entry("process", handler, Any)  # so that one that does not take a payload is refused now
         with self._changing:
-            self._table = Table(self._table.handlers, handler)
+            self._table = Table(self._table.handlers, handler, self._table.upgrades, self._keys)
         return handler
 
-    def tasks(self) -> frozenset[str]:
+    def upgrade(self, key: Key, from_version: int, fn: Function) -> None:
+        """
+        Have payloads of a version go through `fn` on their way to the next version.
+
+        Raises:
+            ConfigError: It cannot be one, there is one, or there is no newer version.
+        """
+        number = checked_upgrade(fn, from_version)
+        if not isinstance(cast("object", key), (type, str)):
+            raise ConfigError(f"upgrade({key!r}): it is for a payload type or a task name.")
+        with self._changing:
+            table = self._table
+            steps = table.upgrades.get(key, {})
+            if number in steps:
+                raise ConfigError(
+                    f"{key!r} has an upgrade from version {number} already, which stays. Drop one of them."
+                )
+            upgrades = {**table.upgrades, key: {**steps, number: fn}}
+            self._table = Table(table.handlers, table.fallback, upgrades, self._keys)
+
+    def names(self) -> frozenset[str]:
         """Return all names and aliases that are registered here."""
         return frozenset(self._table.names)
+
+    def tasks(self) -> frozenset[str]:
+        """Return the stored names that can be run: each name in all its versions, and with each key."""
+        return frozenset(self._table.tasks())
+
+    def versions_of(self, tasks: Iterable[str]) -> set[str]:
+        """Return the stored names of tasks, in all versions that can be run here."""
+        found: set[str] = set()
+        for task in tasks:
+            number = 1
+            while number == 1 or self.entry(stored_name(task, number)) is not None:
+                found.update(self._table.spellings(stored_name(task, number)))
+                number += 1
+        return found
 
     def task_of(self, payload: object) -> str:
         """
@@ -127,21 +169,24 @@ class Registry(MutableMapping[Key, Handler]):
         """Return the name that `send(task=…)` means; a type stands for its task name."""
         table = self._table
         if isinstance(task, str):
-            return task if task in table.names else check_name(task, "task")
+            known = table.current.get(task)
+            return known if known is not None else checked_task(task)
         handler = table.handlers.get(task)
-        return name_of(task, handler) if handler is not None else task_name(task)
+        name = name_of(task, handler) if handler is not None else task_name(task)
+        return stored_name(name, version_of(task))
 
     def entry(self, task: str) -> Entry | None:
         """Return what runs `task` here, or None: by name, alias, subclass, or `process`."""
         table = self._table
-        return table.entries.get(task) or table.find(task, self._seen.get(task))
+        return table.entries.get(task) or table.find(task, self._seen)
 
     def _set(self, changes: Mapping[Any, Handler]) -> None:
         flat = {key: handler for keys, handler in changes.items() for key in _keys(keys)}
         with self._changing:
-            table = Table({**self._table.handlers, **flat}, self._table.fallback)
+            was = self._table
+            table = Table({**was.handlers, **flat}, was.fallback, was.upgrades, self._keys)
             for key, handler in flat.items():  # so that a handler that can't be served is refused now
-                table.find(name_of(key, handler), None)
+                table.find(name_of(key, handler), {})
             self._table = table
 
     def _first_of(self, table: Table, kind: type) -> str:
@@ -155,8 +200,8 @@ class Registry(MutableMapping[Key, Handler]):
             name = kind.__qualname__.rpartition("<locals>.")[2]
             raise UnknownTask(name, difflib.get_close_matches(name, table.names))
         self._seen[name] = kind
-        table.sent[kind] = name
-        return name
+        stored = table.sent[kind] = stored_name(name, version_of(kind))
+        return stored
 
     def _check_own_name(self, table: Table, name: str, kind: type) -> None:
         others = [each for each in table.subclasses_named(name) if not _same(each, kind)]

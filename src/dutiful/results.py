@@ -5,13 +5,14 @@ from typing import Any, cast, overload
 
 from dutiful.job import JobId
 from dutiful.payload import decode_plain
+from dutiful.sealing import Cover
 from dutiful.store.contract import Sql, Store
 
 PAGE_ROWS = 1000
 FIRST_ROWS = 16  # results may be large: how large, the first ones tell
 PAGE_BYTES = 1024 * 1024
 
-Row = tuple[int, str | None, str | None]  # place, outcome, result
+Row = tuple[int, str | None, str | None, JobId]  # place, outcome, result, whose
 
 
 class Results(Sequence[Any]):
@@ -22,10 +23,11 @@ class Results(Sequence[Any]):
     cheap; asking for one in the middle walks to it in the index.
     """
 
-    __slots__ = ("_count", "_head", "_job_id", "_store")
+    __slots__ = ("_count", "_cover", "_head", "_job_id", "_store")
 
-    def __init__(self, store: Store, job_id: JobId) -> None:
+    def __init__(self, store: Store, job_id: JobId, cover: Cover) -> None:
         self._store = store
+        self._cover = cover
         self._job_id = job_id
         self._count: int | None = None
         self._head: list[Row] | None = None  # the first page: most often it is all
@@ -44,7 +46,7 @@ class Results(Sequence[Any]):
         page = self._first()
         size = FIRST_ROWS
         while page:
-            yield from map(_value, page)
+            yield from map(self._value, page)
             if len(page) < size:
                 return
             size = _next_size(page)
@@ -60,11 +62,11 @@ class Results(Sequence[Any]):
         at = index + len(self) if index < 0 else index
         head = self._first()
         if 0 <= at < len(head):
-            return _value(head[at])
+            return self._value(head[at])
         if not 0 <= at < len(self):
             raise IndexError(index)
         with self._store.sql_look() as look:
-            return _value(_rows(look, self._job_id, -1, 1, skip=at)[0])
+            return self._value(_rows(look, self._job_id, -1, 1, skip=at)[0])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Results | tuple | list):
@@ -82,6 +84,12 @@ class Results(Sequence[Any]):
             self._head = self._page(-1, FIRST_ROWS)
         return self._head
 
+    def _value(self, row: Row) -> Any:
+        _place, outcome, result, parent = row
+        if outcome != "completed" or result is None:
+            return None
+        return decode_plain(self._cover.get(result, "result", parent))
+
     def _page(self, after: int, size: int) -> list[Row]:
         with self._store.sql_look() as look:
             return _rows(look, self._job_id, after, size)
@@ -89,9 +97,9 @@ class Results(Sequence[Any]):
 
 def _rows(look: Sql, job_id: JobId, after: int, size: int, *, skip: int = 0) -> list[Row]:
     return [
-        (row[0], row[1], row[2])
+        (row[0], row[1], row[2], row[3])
         for row in look.rows(  # by index after_job
-            "SELECT place, outcome, result FROM {after} WHERE job_id = ? AND place > ?"
+            "SELECT place, outcome, result, parent_id FROM {after} WHERE job_id = ? AND place > ?"
             " ORDER BY place LIMIT ? OFFSET ?",
             job_id,
             after,
@@ -99,11 +107,6 @@ def _rows(look: Sql, job_id: JobId, after: int, size: int, *, skip: int = 0) -> 
             skip,
         )
     ]
-
-
-def _value(row: Row) -> Any:
-    _place, outcome, result = row
-    return decode_plain(result) if outcome == "completed" and result is not None else None
 
 
 def _next_size(page: list[Row]) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Protocol, TypedDict
 
+import msgspec
 from msgspec import Struct
 
 from dutiful.core import schedule
@@ -15,6 +16,7 @@ from dutiful.handler import Entry, Handler, made_of
 from dutiful.job import JobId
 from dutiful.payload import check_name, encode
 from dutiful.registry import Registry
+from dutiful.sealing import Cover
 from dutiful.sending import checked_priority
 from dutiful.store.contract import Sql, Store
 from dutiful.store.special import schedules as rows
@@ -171,7 +173,12 @@ class Schedules:
     # --- for the worker ---------------------------------------------------------------------------
 
     def declare(
-        self, fn: Callable[..., Any], when: schedule.Schedule, options: ScheduleOptions, bytes_max: int
+        self,
+        fn: Callable[..., Any],
+        when: schedule.Schedule,
+        options: ScheduleOptions,
+        bytes_max: int,
+        cover: Cover,
     ) -> None:
         """
         Make a function the handler of a schedule's jobs, and note what is to be written down at the start.
@@ -206,7 +213,8 @@ class Schedules:
         )
         _check_payload(declared, handler)
         self._registry[name] = handler
-        self.declared[name] = declared
+        stored = cover.put(declared.payload, "payload", name)
+        self.declared[name] = msgspec.structs.replace(declared, task=cover.name(name), payload=stored)
 
 
 def _check_options(options: ScheduleOptions) -> None:

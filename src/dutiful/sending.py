@@ -13,11 +13,14 @@ import msgspec
 from dutiful.asking import NAMES, NOTHING, Asking, HasId, Limit, Unique
 from dutiful.config import Config
 from dutiful.errors import BufferFull, ConfigError
+from dutiful.handler import Entry
 from dutiful.job import JobId
 from dutiful.payload import check_name, encode
 from dutiful.registry import Registry
+from dutiful.sealing import Cover
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Special
+from dutiful.versions import task_of
 
 # send_many commits once per chunk: larger ones were no faster (2026-11), and make others wait longer.
 CHUNK_JOBS = 1000
@@ -47,6 +50,7 @@ class SendOptions(TypedDict, total=False):
     after: HasId | Iterable[HasId] | None
     on_dead: Literal["cancel", "run", "wait"]
     headers: Mapping[str, str] | None
+    secret: bool
     transaction: Any
     timeout: float | None
 
@@ -62,6 +66,7 @@ class Sending:
         "priority",
         "queue",
         "run_at",
+        "secret",
         "task",
         "timeout",
         "transaction",
@@ -77,6 +82,7 @@ class Sending:
         self.priority = 0
         self.transaction: Any = None
         self.timeout: float | None = None
+        self.secret = False
         self._asking: Asking | None = None
         if options:
             self._read(options)
@@ -92,6 +98,7 @@ class Sending:
         self.priority = checked_priority(options.get("priority", 0))
         self.transaction = options.get("transaction")
         self.timeout = _timeout_s(options.get("timeout"))
+        self.secret = bool(options.get("secret"))
         if options.keys() & NAMES:
             self._asking = Asking(options)
             if self.transaction is not None:
@@ -109,12 +116,20 @@ class Sending:
 
     def draft(self, task: str, payloads: list[str]) -> Draft:
         """Return the draft of jobs with these options."""
-        return Draft(task, self._queue_of(task), payloads, self.priority, self.delay_s, self.run_at)
+        entry = self._registry.entry(task)
+        if self.secret or self._config.keyring is not None or (entry is not None and entry.secret):
+            cover = self._cover(entry)
+            payloads = [cover.put(text, "payload", task) for text in payloads]
+            task = cover.name(task)
+        return Draft(task, self._queue_of(entry), payloads, self.priority, self.delay_s, self.run_at)
 
-    def _queue_of(self, task: str) -> str:
+    def _cover(self, entry: Entry | None) -> Cover:
+        is_secret = self.secret or (entry is not None and entry.secret)
+        return Cover(self._config.keyring, is_secret=is_secret)
+
+    def _queue_of(self, entry: Entry | None) -> str:
         if self.queue is not None:
             return self.queue
-        entry = self._registry.entry(task)
         return self._config.queues[0] if entry is None or entry.queue is None else entry.queue
 
     def is_plain(self, task: str) -> bool:
@@ -139,17 +154,22 @@ class Sending:
 
     def special_drafts(self, task: str, pairs: Iterable[tuple[object, str]]) -> list[Draft]:
         """Return the drafts of jobs that ask for more; `pairs` are payloads and their JSON."""
-        asking, limit, queue = self._asking or NOTHING, self._limit(task), self._queue_of(task)
+        entry = self._registry.entry(task)
+        asking, limit, queue = self._asking or NOTHING, self._limit(task), self._queue_of(entry)
+        cover = self._cover(entry)
+        digest = None if cover.keyring is None else cover.keyring.digest
+        name = cover.name(task)
         drafts: list[Draft] = []
         texts: list[str] = []
         last: Special | None = None
         for payload, text in pairs:
-            special = asking.special(task, payload, text, limit)
+            special = asking.special(task_of(task), payload, text, limit, digest)
+            stored = cover.put(text, "payload", task)
             if special == last and not asking.is_unique:
-                texts.append(text)
+                texts.append(stored)
                 continue
-            texts, last = [text], special
-            drafts.append(Draft(task, queue, texts, self.priority, self.delay_s, self.run_at, special))
+            texts, last = [stored], special
+            drafts.append(Draft(name, queue, texts, self.priority, self.delay_s, self.run_at, special))
         return drafts
 
 

@@ -19,6 +19,7 @@ from dutiful.errors import ConfigError, EventTimeout, LeaseLost, NotEncodable
 from dutiful.job import Claim
 from dutiful.payload import decode_plain, encode
 from dutiful.returned import decoder_of
+from dutiful.sealing import Cover
 from dutiful.signature import is_async, returns_of
 from dutiful.store.contract import Store
 from dutiful.store.special import events
@@ -69,17 +70,21 @@ class Steps:
     Args:
         bytes_max: The largest result of one, in bytes of JSON.
         check: Raises what ends the handler, if it should end.
+        cover: How what a step returned is stored.
 
     Attributes:
         is_used: Whether the job has any.
         left: The way out that was taken, which the handler must not stop.
     """
 
-    def __init__(self, store: Store, claim: Claim, bytes_max: int, check: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, claim: Claim, bytes_max: int, check: Callable[[], None], cover: Cover
+    ) -> None:
         self._store = store
         self._claim = claim
         self._bytes_max = bytes_max
         self._check = check
+        self._cover = cover
         self._noted: dict[str, Noted] | None = None
         self._met: set[str] = set()
         self.is_used = False
@@ -105,7 +110,7 @@ class Steps:
                     value.close()
                     raise ConfigError(_ASYNC.format(name=name))
                 found = self._finish(name, value)
-        return _read(fn, found)
+        return self._read(fn, name, found)
 
     async def arun(
         self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -118,7 +123,13 @@ class Steps:
                 if inspect.isawaitable(value):
                     value = await value
                 found = await in_thread(self._finish, name, value)
-        return _read(fn, found)
+        return self._read(fn, name, found)
+
+    def _read(self, fn: Callable[..., Any], name: str, found: Noted) -> Any:
+        if found.value is None:
+            return None
+        text = self._cover.get(found.value, "step", self._claim.id, name)
+        return None if text == "null" else decoder_of(returns_of(fn))(text)
 
     @contextmanager
     def _again_if_it_fails(self, name: str) -> Generator[None]:
@@ -166,11 +177,12 @@ class Steps:
     def _finish(self, name: str, value: object) -> Noted:
         """Store what a step returned, if the attempt still owns the job."""
         try:
-            text = encode(value, f"step {name}", self._bytes_max)
+            text = encode(value, f"step {name}", self._bytes_max, "result_bytes_max")
         except NotEncodable as error:
             raise NotEncodable(
                 f"step {name}", f"{error.reason}. It has run, and its job runs it again when it is retried"
             ) from error
+        text = self._cover.put(text, "step", self._claim.id, name)
         with self._store.sql() as sql:
             is_mine = stored.owns(sql, self._claim)
             new = Noted("step", sql.now, None, text)
@@ -226,7 +238,7 @@ class Steps:
                 self._leave(max(0, found.at - now) / 1000)
         if found.value is None:
             raise EventTimeout(self._claim.id, event)
-        return decode_plain(found.value)
+        return decode_plain(self._cover.get(found.value, "event"))
 
     def _leave(self, seconds: float) -> None:
         self.left = Leave(seconds)
@@ -243,10 +255,6 @@ def check_event(name: object) -> None:
             f"an event is named {name!r}; nothing was changed. Name it by a text of 1 to "
             f"{NAME_CHARS_MAX - len('event ')} letters."
         )
-
-
-def _read(fn: Callable[..., Any], found: Noted) -> Any:
-    return None if found.value in (None, "null") else decoder_of(returns_of(fn))(found.value or "")
 
 
 _ASYNC = "the function of step {name!r} is async; it was not run. Write: await ctx.astep({name!r}, …)"

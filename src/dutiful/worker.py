@@ -18,6 +18,7 @@ from dutiful.events import JobsLost
 from dutiful.front.registering import Registering
 from dutiful.handle import in_thread
 from dutiful.runner.runner import Runner
+from dutiful.sealing import keyring_of
 from dutiful.sending import Drafting
 from dutiful.stopping import Deadline, Stopping, is_inside_engine
 
@@ -60,6 +61,9 @@ class Worker(Registering):
         lease_s: Seconds after its timeout that a stuck thread keeps its job.
         payload_bytes_max: Largest payload, in bytes of JSON.
         result_bytes_max: Largest result, in bytes of JSON.
+        encrypt: A key (32 bytes, or base64 text; see `dutiful.new_key`) or several: the first encrypts
+            what is stored from now on, all decrypt. Default: the environment variable DUTIFUL_KEY,
+            its keys separated by commas. False: not even then.
         create: False: never make a store; one that is not there, or holds no jobs of
             dutiful, is an error at the first use, and is not touched.
 
@@ -88,6 +92,7 @@ class Worker(Registering):
         lease_s: float = 60.0,
         payload_bytes_max: int = settings.MIB,
         result_bytes_max: int = settings.MIB,
+        encrypt: "str | bytes | Sequence[str | bytes] | Literal[False] | None" = None,
         create: bool = True,
     ) -> None:
         config = Config(
@@ -107,6 +112,7 @@ class Worker(Registering):
             lease_s=lease_s,
             payload_bytes_max=payload_bytes_max,
             result_bytes_max=result_bytes_max,
+            keyring=keyring_of(encrypt),
         )
         super().__init__(store, config, handlers, create=create)
         for each in middleware:

@@ -17,9 +17,11 @@ from dutiful.cli import (
     edits,
     job,
     jobs,
+    key,
     migrate,
     move,
     pause,
+    rekey,
     run,
     schedules,
     send,
@@ -123,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     _add(add, "schedules", schedules, "what fires when; pause, resume or run one")
     _add(add, "doctor", doctor, "what to look at: jobs that nobody takes, file modes, free disk space")
     _add(add, "migrate", migrate, "make a store's tables, or bring them up to date")
+    _add(add, "key", key, "make a key for Worker(encrypt=…) and DUTIFUL_KEY")
+    _add(add, "rekey", rekey, "encrypt what is stored with the first key of DUTIFUL_KEY")
     _add(add, "move", move, "move all jobs to another store, as from a file to PostgreSQL")
     _add(add, "demo", demo, "kill a worker in the middle, and see that nothing is lost")
     return parser

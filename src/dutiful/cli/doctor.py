@@ -68,7 +68,7 @@ def _of_work(store: str, counts: Counts, workers: list[WorkerInfo]) -> Iterator[
     rescue = "; the next worker that lives or starts takes over its jobs" if dead else ""
     yield Finding("workers", dead == 0, f"{alive} alive, {dead} dead{rescue}")
     yield Finding("due", not counts.due or alive > 0, _due(counts, alive))
-    hint = ": no worker knew their task; start one that has its handler" if counts.parked else ""
+    hint = ": no worker knew their task; start one that has its handler (and key)" if counts.parked else ""
     yield Finding("parked", not counts.parked, text.jobs(counts.parked) + hint)
     count = {str(state): count for state, count in counts.by_state.items()}["dead"]
     hint = f": dutiful jobs {store} --state dead; then retry or delete them" if count else ""

@@ -18,7 +18,9 @@ _EPILOG = """\
 examples:
   dutiful job jobs.db 42
   dutiful job jobs.db 42 --json | jq .payload
+  dutiful job jobs.db 42 --reveal                  secrets in clear
 
+What is encrypted is shown if DUTIFUL_KEY has its key.
 With --json, a payload or result that is no JSON is in payload_text or result_text."""
 _WAITS_FOR = {
     "after": "the jobs that it was sent after",
@@ -32,6 +34,7 @@ _WAITS_FOR = {
 def add_to(parser: argparse.ArgumentParser) -> None:
     options.store(parser)
     parser.add_argument("id", type=options.count, metavar="ID", help="the job's id")
+    parser.add_argument("--reveal", action="store_true", help="show what is secret, too")
     options.as_json(parser, "one document")
     parser.set_defaults(command=command)
     parser.epilog = _EPILOG
@@ -39,7 +42,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     with opened(args.store) as worker:
-        record = worker.job(args.id).refresh()
+        record = worker.job(args.id).refresh(reveal=args.reveal)
     if args.json:
         show.document(_document(record))
     else:
@@ -90,7 +93,7 @@ def _facts(record: Record) -> None:
         (f"  {when(record, now_ms)}", show.DIM),
     )
     show.line()
-    _fact("task", text.clean(record.task))
+    _fact("task", text.task(record))
     _fact("queue", text.clean(record.queue))
     if record.priority:
         _fact("priority", str(record.priority))

@@ -78,6 +78,7 @@ def summary(record: Record) -> dict[str, Any]:
         "id": record.id,
         "state": str(record.state),
         "task": record.task,
+        "version": record.version,
         "queue": record.queue,
         "priority": record.priority,
         "attempt": record.attempt,
@@ -112,7 +113,7 @@ def _row(record: Record, now_ms: int) -> list[show.Part]:
     return [
         str(record.id),
         show.state(str(record.state)),
-        text.clean(record.task),
+        text.task(record),
         text.clean(record.queue),
         str(record.attempt),
         (when(record, now_ms), show.DIM),

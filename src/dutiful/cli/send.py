@@ -18,6 +18,7 @@ examples:
   dutiful send jobs.db notify '{"user_id": 7}' --delay 10m --priority 5
   dutiful send jobs.db report null --run-at 2027-01-31T09:00+01:00
   dutiful send jobs.db sync '{"account": 42}' --key account:42 --unique
+  dutiful send jobs.db Order@2 '{"id": 7}'         of a payload type with @version(2)
   dutiful send jobs.db notify < users.jsonl        one job per line
 
 The ids are printed, one a line (for a stream: not on a terminal). Lines are stored as they come.
@@ -26,7 +27,9 @@ After a bad line nothing more is; the message says which it was, and what is sto
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     options.store(parser)
-    parser.add_argument("task", metavar="TASK", help="the task's name, or its payload type's")
+    parser.add_argument(
+        "task", metavar="TASK", help="the task's name, or its payload type's; Order@2: in version 2"
+    )
     parser.add_argument(
         "payload", metavar="JSON", nargs="?", help="the payload; without it, JSON lines from stdin"
     )
@@ -44,6 +47,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expires", type=options.seconds, metavar="TIME", help="dead if not started by then: 90, 90s, 10m"
     )
+    parser.add_argument("--secret", action="store_true", help="mask the payload wherever it is shown")
     parser.set_defaults(command=command)
     parser.epilog = _EPILOG
 
@@ -54,7 +58,12 @@ def command(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    asked = {"key": args.key, "unique": args.unique or None, "expires": args.expires}
+    asked = {
+        "key": args.key,
+        "unique": args.unique or None,
+        "expires": args.expires,
+        "secret": args.secret or None,
+    }
     return {
         **{name: value for name, value in asked.items() if value is not None},
         "task": args.task,

@@ -1,9 +1,14 @@
 """How values read on a screen. What comes out of a store is strangers' text: it is made harmless here."""
 
+from __future__ import annotations
+
 import json
 import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dutiful import Record
 
 # What a terminal would obey or not show: control characters (C0, DEL, C1), marks that turn the
 # direction of writing or are invisible, halves of surrogate pairs. Line breaks and tabs apart.
@@ -105,6 +110,11 @@ def progress(done: float, total: float | None, message: str) -> str:
 def jobs(count: int) -> str:
     """Return "1 job", "2,000 jobs"."""
     return "1 job" if count == 1 else f"{count:,} jobs"
+
+
+def task(record: Record) -> str:
+    """Return a job's task, with the version of its payload if that is above 1: "Order@2"."""
+    return clean(record.task) + (f"@{record.version}" if record.version > 1 else "")
 
 
 def value(text: str) -> Any:

@@ -10,11 +10,13 @@ from dutiful.config import Config
 from dutiful.door import Door
 from dutiful.errors import ConfigError, WorkerStopped
 from dutiful.events import Events
-from dutiful.job import JobId
+from dutiful.job import JobId, Record
 from dutiful.listening import Listening
 from dutiful.payload import decode_plain
 from dutiful.registry import Registry
+from dutiful.sealing import Cover
 from dutiful.sending import Drafting, Room
+from dutiful.showing import shown
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Store
 from dutiful.store.sqlite import MEMORY, SqliteStore
@@ -41,7 +43,8 @@ class Base:
         create: bool,
     ) -> None:
         self._config = config
-        self._registry = Registry(handlers)
+        keyring = config.keyring
+        self._registry = Registry(handlers, () if keyring is None else keyring.ids)
         self._events = Events()
         self._schedules: dict[str, Declared] = {}
         self._middleware: list[Any] = []
@@ -108,6 +111,14 @@ class Base:
         """Return a result as the task's handler is annotated, if this process knows it."""
         entry = self._registry.entry(task)
         return decode_plain(text) if entry is None else entry.result(text)
+
+    def uncovered(self, text: str, *place: object) -> str:
+        """Return the JSON text of what the store has at this place."""
+        return Cover(self._config.keyring).get(text, *place)
+
+    def shown(self, record: Record, *, reveal: bool = False) -> Record:
+        """Return a job to show; `reveal` leaves its secrets in clear."""
+        return shown(record, self._config.keyring, reveal=reveal)
 
     def reread(self) -> None:
         """Have all workers see what was paused or resumed."""

@@ -11,6 +11,7 @@ from dutiful.payload import check_name
 from dutiful.store.contract import Counts, Edit, Query, WorkerInfo
 from dutiful.store.special import pauses
 from dutiful.store.special.pauses import Paused
+from dutiful.store.special.reseal import Rekeyed, reseal
 
 EDIT_JOBS = 1000  # of a plural edit, in one commit: a few ms
 
@@ -31,13 +32,18 @@ class Looking(Base):
         before: JobId | None = None,
         limit: int = 100,
     ) -> list[Record]:
-        """Return stored jobs, newest first, at most `limit`; `before` an id is the next page."""
+        """
+        Return stored jobs, newest first, at most `limit`; `before` an id is the next page.
+
+        `task` finds all versions of it, "task@2" that one. Secrets are masked.
+        """
         states = [state] if isinstance(state, str) else state
         try:
             wanted = tuple(map(State, states))
         except ValueError as error:
             raise ConfigError(f"{error}; there are {', '.join(State)}.") from error
-        return self.opened().find(Query(wanted, task, queue, before, limit))
+        found = self.opened().find(Query(wanted, task, queue, before, limit))
+        return [self.shown(record) for record in found]
 
     def counts(self) -> Counts:
         """Count the jobs in the store by state."""
@@ -76,6 +82,22 @@ class Looking(Base):
             store.ring()
             self.nudge()
         return done
+
+    def rekey(self) -> Rekeyed:
+        """
+        Encrypt with the first key of `encrypt` what is stored with others, or in clear.
+
+        Repeating goes on where it was. Workers go on meanwhile; each must have all keys before.
+
+        Raises:
+            ConfigError: This worker has no key. StoreError: What was done until then stays done.
+        """
+        if self._config.keyring is None:
+            raise ConfigError(
+                "rekey() needs a key, and this worker has none; nothing was changed. Give it to "
+                "Worker(encrypt=…), or set DUTIFUL_KEY."
+            )
+        return reseal(self.opened(), self._config.keyring)
 
     def pause(self, *, queue: str | None = None, task: str | None = None) -> None:
         """

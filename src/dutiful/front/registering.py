@@ -18,6 +18,7 @@ from dutiful.handler import made_of
 from dutiful.middleware import Middleware, checked_middleware
 from dutiful.registry import Registry
 from dutiful.schedules import ScheduleOptions, Schedules, every
+from dutiful.sealing import Cover
 from dutiful.task import Task
 
 P = ParamSpec("P")
@@ -56,6 +57,8 @@ class Registering(Flows, Looking):
         process: bool = False,
         queue: str | None = None,
         limit: Limit | None = None,
+        version: int | None = None,
+        secret: bool = False,
         batch: int | None = None,
         wait: float | None = None,
     ) -> Callable[[F], F]: ...
@@ -93,6 +96,8 @@ class Registering(Flows, Looking):
         process: bool = False,
         queue: str | None = None,
         limit: Limit | None = None,
+        version: int | None = None,
+        secret: bool = False,
     ) -> Callable[[Callable[P, R]], Task[P, R, Job]]: ...
     def task(self, fn: Any = None, /, **options: Any) -> Any:
         """
@@ -116,6 +121,28 @@ class Registering(Flows, Looking):
         made: Task[P, R, Job] = Task(fn, name=chosen, sender=self)
         self._registry[chosen] = made_of(fn, spread=True, **options)
         return made
+
+    def upgrade(self, of: type | str, /, *, from_version: int) -> Callable[[F], F]:
+        """
+        Register an upgrade: `@worker.upgrade(Order, from_version=1)`.
+
+        The function gets the old payload as plain JSON values, and returns the next version's. Several
+        are chained. If one raises, the job is dead at once, and kept. Returns the function itself.
+
+        Args:
+            of: The payload type, which states its version with `@dutiful.version(2)`; or the name of a
+                task, whose version is that of its handler.
+            from_version: The version of what it gets.
+
+        Raises:
+            ConfigError: It is no such function, there is one, or no newer version is stated.
+        """
+
+        def register(function: F) -> F:
+            self._registry.upgrade(of, from_version, function)
+            return function
+
+        return register
 
     def every(self, span: float | timedelta | str, **options: Unpack[ScheduleOptions]) -> Callable[[F], F]:
         """
@@ -152,7 +179,8 @@ class Registering(Flows, Looking):
 
     def _declaring(self, when: Schedule, options: ScheduleOptions) -> Callable[[F], F]:
         def declare(fn: F) -> F:
-            self.schedules.declare(fn, when, options, self._config.payload_bytes_max)
+            cover = Cover(self._config.keyring)
+            self.schedules.declare(fn, when, options, self._config.payload_bytes_max, cover)
             if self._runner is not None:
                 self._runner.declare()
             return fn

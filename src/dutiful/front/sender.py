@@ -9,6 +9,7 @@ from dutiful.errors import ConfigError, DutifulError, StoreBusy, WorkerStopped
 from dutiful.front.base import Base
 from dutiful.handle import Job, Jobs, current_task, in_thread
 from dutiful.payload import encode
+from dutiful.sealing import Cover
 from dutiful.sending import CHUNK_JOBS, Sending, SendOptions
 from dutiful.steps import check_event
 from dutiful.store.committer import Sending as Begun
@@ -46,6 +47,7 @@ class Sender(Base):
                 `on_dead` says what happens if one does not complete: "cancel" this one
                 (default), "run" it, or "wait" until it is run again by hand.
             headers: Texts by name that travel with the job: trace context and the like.
+            secret: Mask payload, result and error texts of the job wherever it is shown.
             transaction: Your own connection or session to the same database, in a transaction:
                 the job exists if that commits. See docs/transactions.md for the libraries.
             timeout: With `buffer`, seconds to wait for room; None waits for ever.
@@ -296,6 +298,7 @@ class Sender(Base):
         """
         check_event(name)
         text = encode(payload, f"event {name}", self._config.payload_bytes_max)
+        text = Cover(self._config.keyring).put(text, "event")
         store = self.opened()
         self._check_not_in_transaction()
         with store.sql() as sql:

@@ -22,7 +22,9 @@ class Attempt:
         "entry",
         "fn",
         "is_over",
+        "is_secret",
         "slot",
+        "texts",
         "timed_out",
         "timeout_s",
         "was_asked_to_stop",
@@ -34,6 +36,8 @@ class Attempt:
         self.entry = entry
         self.fn: Callable[..., Any] = entry.fn  # with the middleware around it, if there is any
         self.slot = slot
+        self.texts: Sequence[str] = ()  # the payloads' JSON, as the handler here reads it
+        self.is_secret = entry.secret  # what it carries is to be masked
         self.ctx: Context | None = None
         self.timeout_s = _timeout_s(claim, entry)
         self.deadline: float | None = None  # monotonic: of a handler in a thread; then of its lease
@@ -62,6 +66,11 @@ class Attempt:
         self.was_asked_to_stop = True
         if self.ctx is not None:
             self.ctx.stop_soon()
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether its transaction has completed what it runs."""
+        return self.ctx is not None and self.ctx.is_completed
 
     def has_completed(self) -> None:
         """Its transaction has completed what it runs."""

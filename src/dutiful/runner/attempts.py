@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dutiful.config import Config
 from dutiful.context import Context, Desk
 from dutiful.crashpoint import ARMED, crashpoint
-from dutiful.errors import NotDecodable
-from dutiful.events import Events, HandlerStuck
+from dutiful.errors import KeyMissing, PayloadError, StoreError
+from dutiful.events import Events, HandlerStuck, WorkerFault
 from dutiful.handler import Arguments, Entry, Kind
 from dutiful.job import Claim, Discard, Interrupted, JobId, Result
 from dutiful.middleware import Around
@@ -26,11 +26,13 @@ from dutiful.runner.batch import Batch
 from dutiful.runner.batches import Batches, Item, Place
 from dutiful.runner.failure import error_info, timed_out
 from dutiful.runner.outcomes import Outcomes
+from dutiful.runner.reading import Reading
 from dutiful.runner.spare import Spare
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Marks, Owner, Store
 from dutiful.store.liveness import SLOTS_MAX
-from dutiful.store.special.steps import write_progress
+from dutiful.store.special.steps import need_key, write_progress
+from dutiful.versions import parted, sealed_name, task_of
 
 if TYPE_CHECKING:
     from dutiful.runner.coroutines import Coroutines
@@ -161,15 +163,29 @@ class Attempts:
     def _run_fully(self, claim: Item, slot: int, entry: Entry) -> bool:
         if entry.batch is not None or isinstance(claim, Place):
             return self._run_batch(claim, slot, entry)
-        attempt = Attempt(claim, entry, slot)
-        try:
-            args, kwargs = _arguments(entry, claim)
-        except NotDecodable as error:
-            self._never_ran(claim, Discard(str(error)), error)
+        reading = Reading(claim, entry)
+        found = self._read(reading, claim, slot)
+        if found is None:
             return True
+        args, kwargs = found
+        attempt = Attempt(claim, entry, slot)
+        attempt.texts, attempt.is_secret = [reading.text], reading.is_secret
         if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
             attempt.ctx = kwargs[entry.ctx_name] = Context(claim, self._desk(attempt))
         return self._begin(attempt, args, kwargs)
+
+    def _read(self, reading: Reading, claim: Claim, slot: int) -> Arguments | None:
+        """Return what the handler is called with for a job; None: it was dealt with."""
+        self._marks[slot] = claim.id  # upgrades and validators are the user's code, too
+        try:
+            return reading.arguments(self._config.keyring)
+        except PayloadError as error:
+            self._marks[slot] = 0
+            self._unreadable(claim, error, is_secret=reading.is_secret)
+            return None
+        except BaseException:
+            self._marks[slot] = 0
+            raise
 
     def _run_batch(self, item: Item, slot: int, entry: Entry) -> bool:
         claims = self._batches.draw(item) if isinstance(item, Place) else [item]
@@ -187,17 +203,20 @@ class Attempts:
 
     def _run_together(self, claims: list[Claim], slot: int, entry: Entry) -> bool:
         decoded: list[Claim] = []
+        read: list[Reading] = []
         each: list[Arguments] = []
-        for claim in claims:
-            try:
-                each.append(_arguments(entry, claim))
-            except NotDecodable as error:
-                self._never_ran(claim, Discard(str(error)), error)
-            else:
+        readings = [Reading(claim, entry) for claim in claims]
+        for reading, claim in zip(readings, claims, strict=True):
+            found = self._read(reading, claim, slot)
+            if found is not None:
+                each.append(found)
                 decoded.append(claim)
+                read.append(reading)
         if not decoded:  # or all were cancelled, or given back, before the turn came
             return True
         attempt = Batch(decoded, entry, slot)
+        attempt.texts = [reading.text for reading in read]
+        attempt.is_secret = any(reading.is_secret for reading in read)  # they may tell of each other
         args, kwargs = entry.together(each)
         if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
             from dutiful.batch_context import BatchContext  # for those who use it
@@ -211,6 +230,7 @@ class Attempts:
             self._draft,
             lambda own: self._transaction(attempt, own),
             self._config.result_bytes_max,
+            self.outcomes.cover(is_secret=attempt.is_secret),
         )
 
     def _begin(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -229,11 +249,33 @@ class Attempts:
             self._run_here(attempt, args, kwargs)
         return True
 
-    def _never_ran(self, claim: Claim, result: Result, error: BaseException | None = None) -> None:
+    def _never_ran(
+        self, claim: Claim, result: Result, error: BaseException | None = None, *, is_secret: bool = False
+    ) -> None:
         self.finished += 1
-        self.outcomes.end(claim, result, error=None if error is None else error_info(error))
+        info = None if error is None else error_info(error)
+        self.outcomes.end(claim, result, error=info, is_secret=is_secret)
         if claim.crashes:
             self._suspect_over(claim)
+
+    def _unreadable(self, claim: Claim, error: PayloadError, *, is_secret: bool) -> None:
+        if not isinstance(error, KeyMissing):
+            self._never_ran(claim, Discard(str(error)), error, is_secret=is_secret)
+            return
+        self.finished += 1
+        self._put_back(claim, error)
+        if claim.crashes:
+            self._suspect_over(claim)
+
+    def _put_back(self, claim: Claim, error: KeyMissing) -> None:
+        """A key is missing here: from now on this is a job for those who have it."""
+        name = sealed_name(parted(claim.task)[0], error.key_id)
+        try:
+            with self._store.sql() as sql:
+                need_key(sql, claim, name)  # should we die then: whoever rescues it gives it back so
+        except StoreError as trouble:  # it will be met again
+            self._events.emit(WorkerFault(self._config.name, f"putting back job {claim.id}", str(trouble)))
+        self.outcomes.put_back(claim)
 
     def _run_here(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if attempt.timeout_s is not None:
@@ -270,7 +312,7 @@ class Attempts:
         for claim, end in zip(attempt.claims, ends, strict=True):
             if end.unencodable is not None:
                 self.outcomes.dropped(claim, end.unencodable)
-            self.outcomes.end(claim, end.result, retry)
+            self.outcomes.end(claim, end.result, retry, is_secret=attempt.is_secret)
         self._after(attempt)
 
     def _results(self, attempt: Attempt, value: object, error: BaseException | None) -> Sequence[Result]:
@@ -281,11 +323,14 @@ class Attempts:
     def _over(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         """A handler has ended in this process."""
         self._unmark(attempt)
-        if isinstance(attempt, Batch):
+        if isinstance(error, KeyMissing) and not attempt.is_completed:
+            for claim in attempt.claims:  # of a step, an event, or what it comes after
+                self._put_back(claim, error)
+        elif isinstance(attempt, Batch):
             batch.end(attempt, value, error, self.outcomes)
         elif attempt.ctx is not None and attempt.ctx.is_completed:  # its transaction has said so
             if error is not None:
-                self.outcomes.raised_after_completion(attempt.claim, error)
+                self.outcomes.raised_after_completion(attempt.claim, error, is_secret=attempt.is_secret)
         else:
             result = self.outcomes.of_attempt(attempt, value, error)
             self.outcomes.end(attempt.claim, result, self.outcomes.retry(attempt.entry), attempt=attempt)
@@ -379,7 +424,7 @@ class Attempts:
             self._stuck(attempt)
         attempt.ask_to_stop()
         claim, timeout_s = attempt.claim, attempt.timeout_s or 0.0
-        self._events.emit(HandlerStuck(self._config.name, claim.id, claim.task, timeout_s))
+        self._events.emit(HandlerStuck(self._config.name, claim.id, task_of(claim.task), timeout_s))
 
     def _give_up_lease(self, attempt: Attempt) -> None:
         """A stuck thread has had its time: another attempt may have the job. Its own outcome will be late."""
@@ -467,9 +512,3 @@ class Attempts:
     def runs_here(self) -> bool:
         """Whether this very thread is the one that runs async handlers, or works for one."""
         return self._coroutines is not None and self._coroutines.runs_here()
-
-
-def _arguments(entry: Entry, claim: Claim) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if claim.payload is None:
-        raise NotDecodable(claim.task, "the stored value is no text")
-    return entry.arguments(claim.payload)

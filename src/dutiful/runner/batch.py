@@ -94,7 +94,7 @@ def end(batch: Batch, value: object, error: BaseException | None, outcomes: "Out
     if batch.is_completed:  # its transaction has said so
         if error is not None:
             for claim in batch.claims:
-                outcomes.raised_after_completion(claim, error)
+                outcomes.raised_after_completion(claim, error, is_secret=batch.is_secret)
         return
     retry = outcomes.retry(batch.entry)
     contexts: Sequence[Context | None] = batch.contexts or [None] * len(batch.claims)

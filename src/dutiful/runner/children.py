@@ -11,6 +11,7 @@ from dutiful.runner import messages
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import checked, crashed, failed, timed_out
 from dutiful.runner.processes import ChildPool
+from dutiful.versions import task_of
 
 
 class End(NamedTuple):
@@ -55,10 +56,8 @@ def run_in_child(
 ) -> Came:
     """Run an attempt in a child process."""
     jobs = [
-        messages.ChildJob(
-            claim.id, claim.attempt, claim.task, claim.queue, claim.payload or "", result_bytes_max
-        )
-        for claim in attempt.claims
+        messages.ChildJob(claim.id, claim.attempt, task_of(claim.task), claim.queue, text, result_bytes_max)
+        for claim, text in zip(attempt.claims, attempt.texts, strict=True)
     ]
     job = jobs[0] if attempt.entry.batch is None else messages.ChildBatch(jobs[0].id, tuple(jobs))
     outcome = pool.run(ref, job, timeout_s=attempt.timeout_s)

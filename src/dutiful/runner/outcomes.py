@@ -33,6 +33,7 @@ from dutiful.job import (
     Completed,
     Discard,
     ErrorInfo,
+    Failed,
     Interrupted,
     JobId,
     Result,
@@ -41,10 +42,14 @@ from dutiful.job import (
 )
 from dutiful.payload import encode_result
 from dutiful.runner.attempt import Attempt
+from dutiful.runner.covers import covered, without_message
 from dutiful.runner.failure import checked, error_info, failed, timed_out
+from dutiful.sealing import Cover
+from dutiful.secret import MASK
 from dutiful.steps import is_leave
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft
+from dutiful.versions import task_of
 
 if TYPE_CHECKING:
     from dutiful.context import Context
@@ -72,6 +77,7 @@ class Outcomes:
         self._config = config
         self._events = events
         self._worker = config.name
+        self._keyring = config.keyring
 
     def retry(self, entry: Entry) -> Retry:
         """Return the policy of a handler."""
@@ -85,6 +91,7 @@ class Outcomes:
         *,
         error: ErrorInfo | None = None,
         attempt: Attempt | None = None,
+        is_secret: bool = False,
         ctx: "Context | None" = None,
     ) -> None:
         """
@@ -96,6 +103,7 @@ class Outcomes:
             retry: The policy of its handler; default the worker's.
             error: Its text, if it is another than the result's.
             attempt: What it ran as, if it has come to its end: what its context noted is written too.
+            is_secret: Mask what it came to; or as the attempt says.
             ctx: That context, if it is not the attempt's.
         """
         ctx = ctx or (None if attempt is None else attempt.ctx)
@@ -107,22 +115,38 @@ class Outcomes:
         ack = after(claim, result, retry or self._config.retry, self._config.max_crashes, chance)
         if error is not None:
             ack = msgspec.structs.replace(ack, result=None, error=error)
+        is_secret = is_secret or (attempt is not None and attempt.is_secret)
+        if is_secret and (error is not None or isinstance(result, Failed)):
+            ack = without_message(ack)
         drafts: Sequence[Draft] = ()
         if noted is not None:
             progress, awaits, drafts = noted
             ack = msgspec.structs.replace(ack, special=True, progress=progress, awaits=awaits)
-        self._committer.ack(ack, drafts if ack.state is State.COMPLETED else ())
+        stored = ack
+        if self._keyring is not None or is_secret:
+            stored = covered(ack, self.cover(is_secret=is_secret))
+        self._committer.ack(stored, drafts if ack.state is State.COMPLETED else ())
         self._tell(claim, ack)
+
+    def put_back(self, claim: Claim) -> None:
+        """Leave a job to other workers, due at once; it is no failure."""
+        ack = after(claim, Interrupted(), self._config.retry, self._config.max_crashes, 0.0)
+        # Special: it may have noted steps before.
+        self._committer.ack(msgspec.structs.replace(ack, special=True))
+
+    def cover(self, *, is_secret: bool) -> Cover:
+        """Return how to store what an attempt came to."""
+        return Cover(self._keyring, is_secret=is_secret)
 
     def _tell(self, claim: Claim, ack: Ack) -> None:
         if ack.error is None:
             return
         said = f"{ack.error.type}: {ack.error.message}"
         if ack.state is State.DEAD:
-            self._events.emit(JobDead(self._worker, claim.id, claim.task, claim.attempt, said))
+            self._events.emit(JobDead(self._worker, claim.id, task_of(claim.task), claim.attempt, said))
         elif ack.state is State.PENDING:
-            delay_s = ack.delay_s or 0.0
-            self._events.emit(JobFailed(self._worker, claim.id, claim.task, claim.attempt, said, delay_s))
+            task, delay_s = task_of(claim.task), ack.delay_s or 0.0
+            self._events.emit(JobFailed(self._worker, claim.id, task, claim.attempt, said, delay_s))
 
     def returned(self, claim: Claim, entry: Entry, value: object) -> None:
         """A handler returned."""
@@ -165,13 +189,13 @@ class Outcomes:
 
     def dropped(self, claim: Claim, reason: str) -> None:
         """A result cannot be kept."""
-        self._events.emit(ResultDropped(self._worker, claim.id, claim.task, reason))
+        self._events.emit(ResultDropped(self._worker, claim.id, task_of(claim.task), reason))
 
-    def raised_after_completion(self, claim: Claim, error: BaseException) -> None:
+    def raised_after_completion(self, claim: Claim, error: BaseException, *, is_secret: bool = False) -> None:
         """A handler raised after its transaction had completed the job."""
         info = error_info(error)
-        text = f"{info.type}: {info.message}"
-        self._events.emit(RaisedAfterCompletion(self._worker, claim.id, claim.task, text))
+        text = f"{info.type}: {MASK if is_secret else info.message}"
+        self._events.emit(RaisedAfterCompletion(self._worker, claim.id, task_of(claim.task), text))
 
     def fault(self, claim: Claim, error: BaseException) -> None:
         """Something of ours raised while it ran a job: the job fails, the thread serves on."""

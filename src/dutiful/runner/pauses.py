@@ -12,6 +12,7 @@ from dutiful.job import Claim
 from dutiful.store.contract import Sql
 from dutiful.store.special import pauses
 from dutiful.store.special.pauses import Paused
+from dutiful.versions import task_of
 
 
 class Pauses:
@@ -57,4 +58,8 @@ class Pauses:
     def held(self, claims: Iterable[Claim]) -> list[int]:
         """Return the ids of those claims that are paused."""
         open_queues = set(self.queues)
-        return [claim.id for claim in claims if claim.queue not in open_queues or claim.task in self.tasks]
+        return [
+            claim.id
+            for claim in claims
+            if claim.queue not in open_queues or task_of(claim.task) in self.tasks
+        ]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -78,7 +78,7 @@ class Runner:
         self._config = config
         self._events = events
         self._pauses = Pauses(config.queues, changed=self._heed_pauses)
-        self._parking = Parking(store, registry, config, events, paused=lambda: self._pauses.tasks)
+        self._parking = Parking(store, registry, config, events, paused=self._paused_tasks)
         self._suspects = Suspects(registry)
         self._doubts = Doubts()
         self._troubles = Troubles(events, config.name, over=self.nudge)
@@ -197,7 +197,7 @@ class Runner:
             WorkerStarted(
                 config.name,
                 self._store.label,
-                tuple(sorted(self._registry.tasks())),
+                tuple(sorted(self._registry.names())),
                 config.queues,
                 config.concurrency,
             )
@@ -237,6 +237,11 @@ class Runner:
             Duty("the heartbeat", HEARTBEAT_S, self._beat),
             Duty("tidying up", TIDY_S, self._store.tidy),
         ]
+
+    def _paused_tasks(self) -> Collection[str]:
+        """Return the stored names of the tasks that are paused: in all versions, with all keys."""
+        paused = self._pauses.tasks
+        return self._registry.versions_of(paused) if paused else paused
 
     # --- taking: what the committer asks in each step -----------------------------------------------
 

@@ -221,7 +221,11 @@ class Pulse(Struct, frozen=True):
 
 
 class Query(Struct, frozen=True):
-    """Which jobs to list: newest id first, below `before`, at most `limit`."""
+    """
+    Which jobs to list: newest id first, below `before`, at most `limit`.
+
+    `task` "a" stands for "a" and all that begins with "a@" or "a#"; "a@2" for that and "a@2#…".
+    """
 
     states: tuple[State, ...] = ()
     task: str | None = None

@@ -41,10 +41,12 @@ def find(db: Connection, query: Query) -> list[Record]:
     if query.states:
         where.append("job.state = ANY (%s)")
         values.append([str(state) for state in query.states])
-    for column, value in (("task", query.task), ("queue", query.queue)):
-        if value is not None:
-            where.append(f"job.{column} = %s")
-            values.append(value)
+    if query.task is not None:  # in all versions, with all keys: see dutiful.versions
+        where.append(f"(job.task = %s OR substr(job.task, 1, {len(query.task) + 1}) IN (%s, %s))")
+        values += [query.task, f"{query.task}@", f"{query.task}#"]
+    if query.queue is not None:
+        where.append("job.queue = %s")
+        values.append(query.queue)
     if query.before is not None:
         where.append("job.id < %s")
         values.append(query.before)

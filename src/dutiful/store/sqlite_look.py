@@ -46,10 +46,12 @@ def find(db: sqlite3.Connection, query: Query) -> list[Record]:
     if query.states:
         where.append(f"job.state IN ({', '.join('?' * len(query.states))})")
         values += [str(state) for state in query.states]
-    for column, value in (("task", query.task), ("queue", query.queue)):
-        if value is not None:
-            where.append(f"job.{column} = ?")
-            values.append(value)
+    if query.task is not None:  # in all versions, with all keys: see dutiful.versions
+        where.append(f"(job.task = ? OR substr(job.task, 1, {len(query.task) + 1}) IN (?, ?))")
+        values += [query.task, f"{query.task}@", f"{query.task}#"]
+    if query.queue is not None:
+        where.append("job.queue = ?")
+        values.append(query.queue)
     if query.before is not None:
         where.append("job.id < ?")
         values.append(str(query.before))

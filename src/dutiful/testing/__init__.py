@@ -9,7 +9,17 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"dutiful.testing.{part}"
-        for part in ("claims", "contract", "drafts", "jobs", "special", "steps", "tools", "workers")
+        for part in (
+            "claims",
+            "contract",
+            "drafts",
+            "jobs",
+            "payloads",
+            "special",
+            "steps",
+            "tools",
+            "workers",
+        )
     )
 )
 

@@ -23,6 +23,7 @@ inherited is checked, and a hook that is missing is an error.
 from dutiful.testing.claims import ClaimContract
 from dutiful.testing.drafts import DraftContract, DurableDrafts, UsersTransactionContract
 from dutiful.testing.jobs import JobContract
+from dutiful.testing.payloads import PayloadContract
 from dutiful.testing.periodic import DurableSchedules
 from dutiful.testing.special import SpecialContract
 from dutiful.testing.steps import DurableSteps, StepContract
@@ -38,7 +39,9 @@ __all__ = [
 ]
 
 
-class StoreContract(StepContract, ClaimContract, TurnContract, DraftContract, JobContract, WorkerContract):
+class StoreContract(
+    StepContract, ClaimContract, TurnContract, DraftContract, JobContract, PayloadContract, WorkerContract
+):
     """The one suite for every store, ours or a stranger's."""
 
 

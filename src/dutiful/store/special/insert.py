@@ -201,15 +201,17 @@ def _meet(sql: Sql, other: JobId, row: list[Any], draft: Draft, unique: Unique) 
     """Do to the job that is there what was asked for, if it still waits."""
     if unique.on_conflict == "replace":
         sql.change(
-            "UPDATE {job} SET payload = ? WHERE id = ? AND state IN ('pending', 'blocked')",
+            "UPDATE {job} SET payload = ?, task = ? WHERE id = ? AND state IN ('pending', 'blocked')",
             draft.payloads[0],
+            draft.task,  # with the version and the key that this payload has
             other,
         )
     elif unique.on_conflict == "reschedule":
         sql.change(
-            "UPDATE {job} SET payload = ?, due_at = ?, due_fixed = ?"
+            "UPDATE {job} SET payload = ?, task = ?, due_at = ?, due_fixed = ?"
             " WHERE id = ? AND state IN ('pending', 'blocked')",
             draft.payloads[0],
+            draft.task,
             row[_DUE_AT],
             row[_DUE_AT + 1],
             other,

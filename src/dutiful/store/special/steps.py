@@ -79,6 +79,16 @@ def note(sql: Sql, job_id: JobId, name: str, new: Noted) -> None:
     sql.change("UPDATE {job} SET extra = ? WHERE id = ? AND extra IS NULL", _NOTHING_ELSE, job_id)
 
 
+def need_key(sql: Sql, claim: Claim, name: str) -> None:
+    """Store a job under a name that says which key it needs, if the attempt still owns it."""
+    sql.change(
+        "UPDATE {job} SET task = ? WHERE id = ? AND attempt = ? AND state = 'running'",
+        name,
+        claim.id,
+        claim.attempt,
+    )
+
+
 def write_progress(sql: Sql, said: Sequence[tuple[Claim, str]]) -> None:
     """Write how far attempts have come, each if it still owns its job."""
     new = {claim.id: (claim.attempt, text) for claim, text in said}
