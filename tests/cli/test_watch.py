@@ -188,7 +188,7 @@ def test_each_attempt_shows(where, sent):
 
 def test_for_programs_there_is_a_line_for_each_change(where, sent):
     with watching(*sent("walk"), "--json", cwd=where) as shown:
-        shown.shows('"progress": {"done": 1.0, "total": 2.0, "message": "half"}')
+        shown.shows('"progress": {"done": 1, "total": 2, "message": "half"}')
         (where / "go").touch()
 
         assert shown.ends() == 0
