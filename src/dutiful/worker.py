@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from dutiful import config as settings
 from dutiful.config import Config, Keep
 from dutiful.core.retry import Retry
-from dutiful.errors import AlreadyStarted, ConfigError, StoreError, WorkerStopped
+from dutiful.errors import AlreadyStarted, ConfigError, DrainTimeout, StoreError, WorkerStopped
 from dutiful.events import JobsLost
 from dutiful.front.registering import Registering
 from dutiful.handle import in_thread
-from dutiful.runner.runner import Runner
 from dutiful.sending import Drafting
 from dutiful.stopping import Deadline, Stopping, is_inside_engine
 
 if TYPE_CHECKING:
     import os
 
+    from dutiful.runner.engine import Engine
     from dutiful.store.contract import Store
 
 
@@ -139,27 +139,72 @@ class Worker(Registering):
             self._start()
 
     def _start(self) -> None:
+        self._run()
+        self._door.open()
+        # Holds on to the worker while it runs, even if nobody else does.
+        atexit.register(self._stop_at_exit)
+
+    def _run(self) -> "Engine":
         with self._asking:
             stopped, self._stopping = self._stopping, None
         try:
             self.opened()
-            runner = Runner(
-                self._store,
-                self._committer,
-                self._registry,
-                self._config,
-                self._events,
-                self._draft,
-                self._schedules,
-            )
+            runner = self.engine()
             runner.start()
         except BaseException:
             self._stopping = stopped
             raise
         self._runner = runner
-        self._door.open()
-        # Holds on to the worker while it runs, even if nobody else does.
-        atexit.register(self._stop_at_exit)
+        return runner
+
+    def drain(self, timeout: float | None = None) -> int:
+        """
+        Run all that is ready: what is due by now, what that sends, and so on, until nothing is left.
+
+        A worker that is started goes on; one that is not runs for so long. What waits for its time stays.
+
+        Args:
+            timeout: Seconds; None: no limit.
+
+        Returns:
+            How many attempts have ended meanwhile.
+
+        Raises:
+            DrainTimeout: Something is left after `timeout`. WorkerStopped: It was stopped meanwhile.
+            ConfigError: It was called by one of its handlers. StoreError: The store cannot be used.
+            In all of these what is left stays stored.
+        """
+        self._door.check_process()
+        if self._must_not_wait():
+            raise ConfigError(
+                "drain() was called by a handler, or a signal handler that interrupted one: it would wait "
+                "for itself; nothing was done. Call it from elsewhere."
+            )
+        deadline = Deadline(timeout)
+        with self._changing:
+            started = self._runner
+            runner = started or self._run()
+        before = runner.finished if started else 0
+        try:
+            is_drained = runner.drain(deadline)
+        finally:
+            if started is None:
+                self._rest(runner)
+        if not is_drained:
+            if deadline.rest_s(at_most=1.0) <= 0:
+                raise DrainTimeout(self._config.name, timeout or 0.0)
+            raise WorkerStopped(self._config.name)
+        return runner.finished - before
+
+    def _rest(self, runner: "Engine") -> None:
+        """After a run of its own: the store stays open, as for any that is not started."""
+        with self._changing:
+            if self._runner is not runner:  # stop() was first
+                return
+            if runner.stop(Deadline(self._config.grace_s)):
+                self._runner = None
+            else:
+                runner.when_over(self._over)
 
     def stop(self, timeout: float | None = None, *, drain: bool | None = None) -> None:
         """

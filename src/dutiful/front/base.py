@@ -13,6 +13,7 @@ from dutiful.events import Events
 from dutiful.job import JobId
 from dutiful.payload import decode_plain
 from dutiful.registry import Registry
+from dutiful.runner.runner import Runner
 from dutiful.sending import Drafting, Room
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Store
@@ -20,7 +21,8 @@ from dutiful.store.sqlite import MEMORY, SqliteStore
 
 if TYPE_CHECKING:
     from dutiful.async_edge import AsyncEdge
-    from dutiful.runner.runner import Runner
+    from dutiful.front.replacing import StandIn
+    from dutiful.runner.engine import Engine, MakeEngine
     from dutiful.stopping import Stopping
     from dutiful.store.special.schedules import Declared
 
@@ -52,7 +54,9 @@ class Base:
         self._committer.room_made = self._room.made
         self._async: AsyncEdge | None = None
         self._door = Door(config.name)
-        self._runner: Runner | None = None
+        self._make_engine: MakeEngine = Runner
+        self._runner: Engine | None = None
+        self._stand_in: StandIn | None = None  # in a test
         self._is_open = False
         self._opening = threading.RLock()  # inside the others: a sender may open while we stop
         self._stopping: Stopping | None = None
@@ -79,6 +83,8 @@ class Base:
 
     def watch(self, job_id: JobId, tell: Callable[[], None]) -> None:
         """Have `tell` called when this worker finishes the job."""
+        if self._stand_in is not None:
+            self._stand_in.awaited(job_id)
         self._committer.watched.setdefault(job_id, []).append(tell)
 
     def unwatch(self, job_id: JobId, tell: Callable[[], None]) -> None:

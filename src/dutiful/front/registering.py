@@ -10,7 +10,7 @@ from dutiful.core.retry import Retry
 from dutiful.core.schedule import Cron, Schedule
 from dutiful.events import Event, checked_listener, kinds_of
 from dutiful.front.looking import Looking
-from dutiful.front.sender import Sender
+from dutiful.front.replacing import Replaceable
 from dutiful.handle import Job
 from dutiful.handler import made_of
 from dutiful.registry import Registry
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 E = TypeVar("E", bound=Event)
 
 
-class Registering(Sender, Looking):
+class Registering(Replaceable, Looking):
     """What tells a worker how to handle its jobs, and when to send some by itself."""
 
     @property

@@ -1,0 +1,298 @@
+"""
+A worker's engine that does nothing by itself: it runs jobs when a test says so, in the test's own thread.
+
+It takes the way of every job: the payload from its JSON, one attempt, its outcome decided by the
+same rules and written to the store. What is missing are the threads and their timers: so there are
+no timeouts of sync handlers, no heartbeat, no pruning.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import Context as Variables
+from contextvars import ContextVar
+from typing import Any, Literal, TypeAlias
+
+from dutiful.config import Config
+from dutiful.core.lifecycle import after
+from dutiful.errors import ConfigError, StoreError
+from dutiful.events import Events, WorkerFault
+from dutiful.job import Ack, Claim, Interrupted, JobId
+from dutiful.registry import Registry
+from dutiful.runner.attempt import Attempt
+from dutiful.runner.attempts import Attempts
+from dutiful.runner.failure import crashed
+from dutiful.runner.parking import Parking
+from dutiful.runner.pauses import Pauses
+from dutiful.runner.schedules import Firing
+from dutiful.stopping import Deadline
+from dutiful.store.committer import Committer
+from dutiful.store.contract import Draft, Outcome, Owner, Store, Take, Work
+from dutiful.store.liveness import SLOTS_MAX
+from dutiful.store.special import clockwork
+from dutiful.store.special.schedules import Declared
+from dutiful.testing.outcomes import Overheard
+
+Errors: TypeAlias = Literal["raise", "keep"]
+
+ATTEMPTS_MAX = 100_000  # of one call: beyond, jobs are most likely sending each other without end
+LOOKS_MAX = 100_000  # at jobs that step aside one after the other
+
+# Which hand's handler this code belongs to; goes along into the threads of asyncio.to_thread.
+_within: ContextVar[object] = ContextVar("dutiful_by_hand", default=None)
+
+
+class _HereAttempts(Attempts):
+    """Runs the handlers of child processes here, where a test's mocks are."""
+
+    def _run_in_child(self, attempt: Attempt) -> None:
+        from dutiful.runner.child import ChildContext  # 20 ms, for those who use it
+
+        claim, entry = attempt.claim, attempt.entry
+        args, kwargs = entry.arguments(claim.payload or "")
+        if entry.ctx_name is not None:
+            kwargs[entry.ctx_name] = ChildContext(claim.id, claim.attempt, claim.task, claim.queue)
+        self._run_here(attempt, args, kwargs)
+
+
+class Hand:
+    """Runs a worker's jobs when it is told to; from any thread, and several at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        committer: Committer,
+        registry: Registry,
+        config: Config,
+        events: Events,
+        draft: Callable[[object, Mapping[str, Any]], Draft],
+        schedules: Mapping[str, Declared],
+        *,
+        errors: Callable[[], Errors],
+    ) -> None:
+        self._store = store
+        self._committer = committer
+        self._config = config
+        self._events = events
+        self._errors = errors
+        self._parking = Parking(store, registry, config, events)
+        self._pauses = Pauses(config.queues, changed=lambda: None)
+        self._firing = Firing(
+            store, schedules, events, config, call=self._note_firing, fired=lambda: None
+        )
+        self._firing_s = math.inf
+        self._attempts = _HereAttempts(
+            store,
+            committer,
+            registry,
+            config,
+            events,
+            free=self._free,
+            look_by=lambda _at: None,
+            stuck=lambda _attempt: None,
+            suspect_over=lambda _claim: None,
+            nudge=lambda: None,
+            draft=draft,
+        )
+        self._attempts.outcomes = Overheard(committer, config, events, self._hear)
+        self._heard: dict[JobId, BaseException] = {}
+        self._owner: Owner = 0
+        self._joining = threading.Lock()
+        self._slots = list(range(SLOTS_MAX))
+        self._over: dict[int, threading.Event] = {}
+        self._running: set[JobId] = set()
+        self._ended = threading.Condition()
+        self._tended_at = 0
+        committer.watcher = self
+
+    # --- an engine, for the front door --------------------------------------------------------------
+
+    @property
+    def finished(self) -> int:
+        return self._attempts.finished
+
+    def start(self) -> None:
+        self._join()
+
+    def drain(self, deadline: Deadline) -> bool:
+        return self.run_ready(deadline)
+
+    def stop(self, deadline: Deadline) -> bool:
+        del deadline  # nothing runs by itself
+        with self._joining:
+            owner, self._owner = self._owner, 0
+            if owner:
+                self._attempts.end_all()
+                self._store.leave(owner)
+        return True
+
+    def when_over(self, then: Callable[[], None]) -> None:
+        then()
+
+    def nudge(self) -> None:
+        """Nothing is done unless it is told to."""
+
+    def reread(self) -> None:
+        """What is paused is read each time."""
+
+    def declare(self) -> None:
+        if self._owner:
+            self._firing.declare()
+
+    def runs_here(self) -> bool:
+        return _within.get() is self or self._attempts.runs_here()
+
+    # --- what the committer tells -------------------------------------------------------------------
+
+    def trouble(self, error: StoreError) -> None:
+        """Whoever asked is told."""
+
+    def recovered(self) -> None:
+        """Nobody was told of trouble."""
+
+    def fault(self, duty: str, error: Exception) -> None:
+        self._events.emit(WorkerFault(self._config.name, duty, repr(error)))
+
+    def unwritable(self, ack: Ack, error: Exception) -> None:
+        self.fault(f"writing the outcome of job {ack.id}", error)
+
+    # --- running --------------------------------------------------------------------------------------
+
+    def run_ready(self, deadline: Deadline | None = None, until: Callable[[], bool] | None = None) -> bool:
+        """
+        Run what is ready, one after the other, until nothing is, or `until` is so; return whether in time.
+
+        Raises:
+            Exception: What a handler raises, when that is written; the rest stays ready.
+        """
+        self._join()
+        self._firing.declare()
+        with self._store.sql_look() as look:
+            self._pauses.heed(self._pauses.listed(look))
+        for _ in range(ATTEMPTS_MAX):
+            if until is not None and until():
+                return True
+            if deadline is not None and deadline.rest_s(at_most=1.0) <= 0:
+                return False
+            if not self._run_next():
+                return True
+        raise ConfigError(
+            f"worker {self._config.name!r} has run {ATTEMPTS_MAX} attempts, and more is ready; the rest stays "
+            "stored. Do jobs send each other, or snooze for 0 seconds, without end?"
+        )
+
+    def _join(self) -> None:
+        with self._joining:
+            if self._owner:
+                return
+            config, tasks = self._config, self._parking.tasks()
+            self._owner = self._store.join(config.name, config.queues, config.concurrency, tasks)
+            self._attempts.start(self._owner)
+            self._store.rescue(self._decide_rescue)
+            self._store.unpark(self._parking.known)
+            self._firing.declare()
+
+    def _decide_rescue(self, claim: Claim, was_running: bool) -> Ack:
+        result = crashed("its process ended without a word") if was_running else Interrupted()
+        return after(claim, result, self._config.retry, self._config.max_crashes, chance=0.0)
+
+    def _run_next(self) -> bool:
+        """Run the most urgent job that is ready; return whether there was one."""
+        claim = self._claim()
+        if claim is None:
+            self._firing.fire()
+            self._tend()
+            claim = self._claim()
+        if claim is None:
+            return False
+        self._running.add(claim.id)
+        try:
+            self._run(claim)
+            self._committer.step()
+        finally:
+            with self._ended:
+                self._running.discard(claim.id)
+                self._ended.notify_all()
+        error = self._heard.pop(claim.id, None)
+        if error is not None and (self._errors() == "raise" or not isinstance(error, Exception)):
+            error.add_note(
+                f"It was raised by the handler of job {claim.id} ({claim.task}), attempt {claim.attempt}, and is "
+                'recorded there. To let the job fail as it would by itself, override with errors="keep".'
+            )
+            raise error
+        return True
+
+    def _claim(self) -> Claim | None:
+        for _ in range(LOOKS_MAX):
+            if not self._pauses.queues:
+                return None
+            skip = self._parking.skip() | self._pauses.tasks
+            take = Take(
+                self._owner, self._pauses.queues, 1, suspects=1, known=self._parking.known, skip=skip
+            )
+            outcome = Outcome()
+            self._store.exchange(Work(take=take), outcome)
+            if outcome.claims:
+                return outcome.claims[0]
+            if outcome.unknown:
+                self._parking.meet(outcome.unknown)
+            if outcome.drained and not outcome.unknown - skip:
+                return None
+        return None
+
+    def _run(self, claim: Claim) -> None:
+        slot = self._slots.pop()
+        over = self._over[slot] = threading.Event()
+        try:
+            # As in a thread of its own: what the sender's context has, such as a web framework's request, is
+            # not there in real life either.
+            if not Variables().run(self._run_within, claim, slot):
+                over.wait()
+        except BaseException as error:
+            self._attempts.fault(claim, error)
+            raise
+        finally:
+            del self._over[slot]
+            self._slots.append(slot)
+
+    def _run_within(self, claim: Claim, slot: int) -> bool:
+        _within.set(self)
+        return self._attempts.run(claim, slot)
+
+    def _free(self, slot: int) -> None:
+        self._over[slot].set()
+
+    def _hear(self, claim: Claim, error: BaseException) -> None:
+        self._heard[claim.id] = error
+
+    def wait_for_others(self, job_ids: Iterable[JobId]) -> None:
+        """Wait until none of these jobs is run by another thread."""
+        mine = set(job_ids)
+        with self._ended:
+            self._ended.wait_for(lambda: not mine & self._running)
+
+    # --- what falls due by itself ---------------------------------------------------------------------
+
+    def _tend(self) -> None:
+        with self._store.sql_look() as look:
+            if clockwork.is_quiet(look):
+                return
+            found = clockwork.look(look, self._tended_at)
+        clockwork.tend(self._store, found, self._config.name)
+        self._tended_at = found.now
+
+    def _note_firing(self, in_s: float) -> None:
+        self._firing_s = in_s
+
+    def next_s(self) -> float | None:
+        """Return in how many seconds something falls due that nothing stands in the way of; None: nothing will."""
+        self._join()
+        self._firing_s = math.inf
+        with self._store.sql_look() as look:
+            self._firing.look(look)
+            back_s = None if clockwork.is_quiet(look) else clockwork.look(look, self._tended_at).next_s
+        skip = self._parking.skip() | self._pauses.tasks
+        due_s = self._store.next_due_s(self._pauses.queues, skip) if self._pauses.queues else None
+        found = [each for each in (self._firing_s, back_s, due_s) if each is not None and each > 0]
+        nearest = min(found, default=math.inf)
+        return None if nearest == math.inf else nearest

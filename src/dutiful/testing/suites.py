@@ -1,0 +1,26 @@
+"""The contract suites, with asserts that pytest explains. Needs pytest."""
+
+import pytest
+
+pytest.register_assert_rewrite(
+    *(
+        f"dutiful.testing.{part}"
+        for part in ("claims", "contract", "drafts", "jobs", "special", "steps", "tools", "workers")
+    )
+)
+
+from dutiful.testing.contract import (  # noqa: E402  # only from here on are asserts explained
+    DoorbellContract,
+    DurableContract,
+    SpecialContract,
+    StoreContract,
+    UsersTransactionContract,
+)
+
+__all__ = [
+    "DoorbellContract",
+    "DurableContract",
+    "SpecialContract",
+    "StoreContract",
+    "UsersTransactionContract",
+]
