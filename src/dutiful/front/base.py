@@ -21,7 +21,7 @@ from dutiful.store.sqlite import MEMORY, SqliteStore
 
 if TYPE_CHECKING:
     from dutiful.async_edge import AsyncEdge
-    from dutiful.front.replacing import StandIn
+    from dutiful.front.stand_in import StandIn
     from dutiful.runner.engine import Engine, MakeEngine
     from dutiful.stopping import Stopping
     from dutiful.store.special.schedules import Declared

@@ -1,13 +1,12 @@
 """The front door's part for tests: another store, and something that runs its jobs in its Runner's place."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from dutiful.door import Door
 from dutiful.errors import ConfigError
-from dutiful.front.base import Base
 from dutiful.front.sender import Sender
-from dutiful.job import JobId
+from dutiful.front.stand_in import StandIn
 from dutiful.runner.engine import Engine, MakeEngine
 from dutiful.sending import Room
 from dutiful.store.committer import Committer
@@ -17,24 +16,8 @@ if TYPE_CHECKING:
     import weakref
 
     from dutiful.async_edge import AsyncEdge
+    from dutiful.front.base import Base
     from dutiful.stopping import Stopping
-
-
-class StandIn(Protocol):
-    """
-    What takes a worker over (see `dutiful.testing.override`).
-
-    `edge` is the way in for coroutines, None for the usual one.
-    """
-
-    store: Store
-    committer: Committer
-    make_engine: MakeEngine
-    edge: "AsyncEdge | None"
-
-    def awaited(self, job_id: JobId) -> None:
-        """Somebody is about to wait for this job."""
-        ...
 
 
 # All that changes hands: what a worker works with, and how far it has come with it.
@@ -45,7 +28,7 @@ Parts: TypeAlias = tuple[
     "AsyncEdge | None",
     Door,
     MakeEngine,
-    "StandIn | None",
+    StandIn | None,
     bool,
     "Stopping | None",
     "weakref.finalize[..., Base] | None",

@@ -1,4 +1,4 @@
-"""What the front door needs of whatever runs its jobs: a Runner, or in a test something that stands in for it."""
+"""What the front door needs of whatever runs its jobs: a Runner, or in a test what stands in for it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
@@ -26,7 +26,7 @@ class Engine(Protocol):
         ...
 
     def drain(self, deadline: Deadline) -> bool:
-        """Run all that is ready; return whether nothing is left: False if the time is up, or it was stopped."""
+        """Run all that is ready; return whether nothing is left: else the time is up, or it was stopped."""
         ...
 
     def stop(self, deadline: Deadline) -> bool:

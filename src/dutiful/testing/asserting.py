@@ -59,7 +59,7 @@ def sent(worker: Worker, what: Any = None, /, *, queue: str | None = None, **fie
         worker: The worker; with several on one store, any of them.
         what: A payload type, a task's name, a `@worker.task`, or a handler. None: all.
         queue: Only those of this queue.
-        fields: Only those whose payload has these fields (or keys) with these values.
+        **fields: Only those whose payload has these fields (or keys) with these values.
 
     Returns:
         A list; a payload is of its type as far as this worker knows it, and else plain JSON values.
@@ -102,8 +102,11 @@ def assert_sent(
     Return what `sent` returns, if it was sent so many times.
 
     Args:
-        worker, what, queue, fields: As for `sent`.
+        worker: As for `sent`, like the others.
+        what: What should have been sent.
         times: How often; 0: never. Default: once or more.
+        queue: To which queue.
+        **fields: With which fields.
 
     Raises:
         AssertionError: It was not; the message says what was sent instead. Others as `sent`.
@@ -184,7 +187,9 @@ def _why(
     same = sent(worker, what)
     if same:
         lines.append(f"Sent of it: {_shown(same.records, same)}")
-    others = Counter(record.task for record in _stored(worker, None, None) if record.task not in names.split(", "))
+    others = Counter(
+        record.task for record in _stored(worker, None, None) if record.task not in names.split(", ")
+    )
     if others:
         lines.append("Others: " + ", ".join(f"{task} ({number})" for task, number in others.items()))
     elif not same:
@@ -194,6 +199,8 @@ def _why(
 
 def _shown(records: Sequence[Record], payloads: Sequence[Any]) -> str:
     pairs = zip(payloads[:_SHOWN_MAX], records, strict=False)
-    shown = ", ".join(f"{payload!r} (job {record.id}, {record.state}, queue {record.queue})" for payload, record in pairs)
+    shown = ", ".join(
+        f"{payload!r} (job {record.id}, {record.state}, queue {record.queue})" for payload, record in pairs
+    )
     more = len(payloads) - _SHOWN_MAX
     return f"{shown}, and {more} more" if more > 0 else shown or "none"

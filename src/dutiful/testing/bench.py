@@ -37,7 +37,9 @@ class Bench:
         mode, errors: See `override`; they may be changed at any time, but not from or to "threads".
     """
 
-    def __init__(self, mode: Mode, errors: Errors, clock: Clock, store: "str | os.PathLike[str] | Store") -> None:
+    def __init__(
+        self, mode: Mode, errors: Errors, clock: Clock, store: "str | os.PathLike[str] | Store"
+    ) -> None:
         self.mode: Mode = _checked("mode", mode, get_args(Mode))
         self.errors: Errors = _checked("errors", errors, get_args(Errors))
         self.clock = clock
@@ -194,7 +196,7 @@ def override(
     as ever, but no thread is started.
 
     Args:
-        workers: Not started.
+        *workers: Not started.
         mode: "manual": jobs are run by `worker.drain()`, by `clock.advance()`, or by waiting for one.
             "inline": each send also runs what is ready before it returns. "threads": as in real life, by
             threads of a started worker, and in real time; only the store is the test's.
@@ -233,15 +235,17 @@ def inline(*workers: Worker, errors: Errors = "raise", clock: Clock | None = Non
     `override(…, mode="inline")`; and within an `override` of these workers, that with this mode for the block.
 
     Args:
-        workers, errors, clock: As for `override`.
+        *workers: As for `override`, like the others.
+        errors: What becomes of a handler's exceptions.
+        clock: The workers' time.
 
     Raises:
         ConfigError: As `override`.
     """
     bench = _bench_of(workers)
     if bench is None or clock is not None:
-        with override(*workers, mode="inline", errors=errors, clock=clock) as clock:
-            yield clock
+        with override(*workers, mode="inline", errors=errors, clock=clock) as made:
+            yield made
         return
     before = bench.mode, bench.errors
     bench.mode, bench.errors = "inline", _checked("errors", errors, get_args(Errors))
@@ -270,5 +274,5 @@ def _checked(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
 
 _NOBODY = (
     "In this test jobs are run by hand, all that was ready has been run, and this one is not finished: it waits "
-    "for its time, or for another job. Move the clock (clock.advance), or override with mode=\"threads\"."
+    'for its time, or for another job. Move the clock (clock.advance), or override with mode="threads".'
 )

@@ -94,7 +94,9 @@ def crash_at(
     try:
         output, errors = process.communicate(_order(function, args), timeout)
     except subprocess.TimeoutExpired:
-        raise AssertionError(_not_there(point, nth, f"still ran after {timeout:g} s", *_killed(process))) from None
+        raise AssertionError(
+            _not_there(point, nth, f"still ran after {timeout:g} s", *_killed(process))
+        ) from None
     finally:
         _killed(process)
     if process.returncode != STATUS:

@@ -77,9 +77,7 @@ class Hand:
         self._errors = errors
         self._parking = Parking(store, registry, config, events)
         self._pauses = Pauses(config.queues, changed=lambda: None)
-        self._firing = Firing(
-            store, schedules, events, config, call=self._note_firing, fired=lambda: None
-        )
+        self._firing = Firing(store, schedules, events, config, call=self._note_firing, fired=lambda: None)
         self._firing_s = math.inf
         self._attempts = _HereAttempts(
             store,
@@ -227,9 +225,7 @@ class Hand:
             if not self._pauses.queues:
                 return None
             skip = self._parking.skip() | self._pauses.tasks
-            take = Take(
-                self._owner, self._pauses.queues, 1, suspects=1, known=self._parking.known, skip=skip
-            )
+            take = Take(self._owner, self._pauses.queues, 1, suspects=1, known=self._parking.known, skip=skip)
             outcome = Outcome()
             self._store.exchange(Work(take=take), outcome)
             if outcome.claims:

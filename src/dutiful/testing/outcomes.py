@@ -58,7 +58,9 @@ class Overheard(Outcomes):
         raised = self._raised.pop(claim.id, None)
         super().end(claim, result, retry, error=error, **more)
         failure = result.error if isinstance(result, Failed | Crashed) else None
-        if isinstance(result, Discard):  # a payload that cannot be read; else it is the handler's own decision
+        if isinstance(
+            result, Discard
+        ):  # a payload that cannot be read; else it is the handler's own decision
             failure = error
         if failure is not None:
             self._heard(claim, raised or _from_text(claim, failure))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from dutiful.testing.clock import Clock
 
 MARKER = (
-    "dutiful(mode=..., errors=..., start=..., store=...): how this test runs the jobs of dutiful's workers: see "
-    'dutiful.testing.override; start is where the clock begins, and mode="off" leaves the workers alone'
+    "dutiful(mode=..., errors=..., start=..., store=...): how this test runs its workers' jobs (see "
+    'dutiful.testing.override); start is where the clock begins, and mode="off" leaves the workers alone'
 )
 _SETTINGS = frozenset({"mode", "errors", "start", "store"})
 
@@ -45,22 +45,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def dutiful_workers(request: pytest.FixtureRequest) -> "list[Worker]":
-    """
-    The app's workers; define a fixture of this name if your app makes them in a function.
-    """
+    """The app's workers; define a fixture of this name if your app makes them in a function."""
     named: list[str] = request.config.getini("dutiful_workers")
     if not named:
         raise pytest.UsageError(
-            'dutiful does not know your workers. Name them in the settings of pytest, dutiful_workers = ["app:worker"], '
-            "or define a fixture dutiful_workers that returns them in a list."
+            "dutiful does not know your workers. Name them in the settings of pytest, dutiful_workers = "
+            '["app:worker"], or define a fixture dutiful_workers that returns them in a list.'
         )
     return [_worker(name) for name in named]
 
 
 @pytest.fixture
-def dutiful_clock(
-    request: pytest.FixtureRequest, dutiful_workers: "list[Worker]"
-) -> "Generator[Clock]":
+def dutiful_clock(request: pytest.FixtureRequest, dutiful_workers: "list[Worker]") -> "Generator[Clock]":
     """The clock of the workers, which have a store of this test's own and run their jobs as set."""
     from dutiful.testing.bench import override
     from dutiful.testing.clock import Clock
@@ -135,8 +131,8 @@ def _worker(name: str) -> "Worker":
             found = getattr(found, attribute)
     except (ImportError, AttributeError) as error:
         raise pytest.UsageError(
-            f"dutiful_workers names {name!r}, which cannot be imported: {error}. Write module:attribute; the module "
-            "is looked for from `pythonpath` and the folders of conftest.py."
+            f"dutiful_workers names {name!r}, which cannot be imported: {error}. Write module:attribute; the "
+            "module is looked for in `pythonpath`, and in the folders of conftest.py."
         ) from error
     if not isinstance(found, Worker):
         raise pytest.UsageError(f"dutiful_workers names {name!r}, which is no Worker but {found!r}.")
