@@ -200,7 +200,7 @@ def override(
         mode: "manual": jobs are run by `worker.drain()`, by `clock.advance()`, or by waiting for one.
             "inline": each send also runs what is ready before it returns. "threads": as in real life, by
             threads of a started worker, and in real time; only the store is the test's.
-        errors: "raise": what a handler raises comes out of the send or drain that ran it, once it is recorded.
+        errors: "raise": what a handler raises comes out of the send or drain that ran it.
             "keep": it is a failure of the job, as in real life.
         store: Where the jobs are, if not in memory: a path, a URL or a Store, such as the test's own
             database, in which there are the app's tables too. Nothing is removed from it in the end.
@@ -232,7 +232,7 @@ def inline(*workers: Worker, errors: Errors = "raise", clock: Clock | None = Non
     """
     Have each send run its job, in the thread that sends, before it returns.
 
-    `override(…, mode="inline")`; and within an `override` of these workers, that with this mode for the block.
+    `override(…, mode="inline")`; within an `override` of these workers, this mode for the block.
 
     Args:
         *workers: As for `override`, like the others.
@@ -273,6 +273,6 @@ def _checked(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
 
 
 _NOBODY = (
-    "In this test jobs are run by hand, all that was ready has been run, and this one is not finished: it waits "
+    "In this test jobs are run by hand; all that was ready was run, and this one is not finished: it waits "
     'for its time, or for another job. Move the clock (clock.advance), or override with mode="threads".'
 )

@@ -68,7 +68,7 @@ class Clock:
 
     def advance(self, span: float | timedelta | str) -> int:
         """
-        Let time pass with the workers at work: each job is run at its instant, each schedule fires at its own.
+        Let time pass with the workers at work: each job is run, and each schedule fires, at its instant.
 
         Takes no more time than the handlers do.
 

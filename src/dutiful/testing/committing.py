@@ -57,7 +57,7 @@ class Edge(AsyncEdge):
 
     async def store(self, drafts: list[Draft]) -> list[range]:
         stored = await super().store(drafts)
-        # In a thread, like sync handlers always: the event loop goes on, and has no handler's code on its stack.
+        # In a thread, like sync handlers in real life: the event loop goes on.
         if self._is_inline():
             await asyncio.to_thread(self._sent, stored)
         return stored

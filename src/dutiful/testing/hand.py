@@ -175,8 +175,8 @@ class Hand:
             if not self._run_next():
                 return True
         raise ConfigError(
-            f"worker {self._config.name!r} has run {ATTEMPTS_MAX} attempts, and more is ready; the rest stays "
-            "stored. Do jobs send each other, or snooze for 0 seconds, without end?"
+            f"worker {self._config.name!r} has run {ATTEMPTS_MAX} attempts, and more is ready; the rest "
+            "stays stored. Do jobs send each other, or snooze for 0 seconds, without end?"
         )
 
     def _join(self) -> None:
@@ -214,8 +214,8 @@ class Hand:
         error = self._heard.pop(claim.id, None)
         if error is not None and (self._errors() == "raise" or not isinstance(error, Exception)):
             error.add_note(
-                f"It was raised by the handler of job {claim.id} ({claim.task}), attempt {claim.attempt}, and is "
-                'recorded there. To let the job fail as it would by itself, override with errors="keep".'
+                f"It was raised by the handler of job {claim.id} ({claim.task}), attempt {claim.attempt}, and "
+                'is recorded there. To let the job fail as it would by itself, override with errors="keep".'
             )
             raise error
         return True
@@ -281,7 +281,7 @@ class Hand:
         self._firing_s = in_s
 
     def next_s(self) -> float | None:
-        """Return in how many seconds something falls due that nothing stands in the way of; None: nothing will."""
+        """Return in how many seconds the next job, or schedule, is due by its time; None: none is."""
         self._join()
         self._firing_s = math.inf
         with self._store.sql_look() as look:
