@@ -97,6 +97,7 @@ class Worker(Registering):
         self._changing = threading.RLock()
         self._asking = threading.RLock()
         self._deadline = Deadline(None)
+        self._is_resting = False  # after a drain that left threads in handlers
 
     def __repr__(self) -> str:
         state = "stopped" if self._stopping else "started" if self._runner else "not started"
@@ -139,23 +140,21 @@ class Worker(Registering):
             self._start()
 
     def _start(self) -> None:
-        self._run()
+        self._run(self.engine())
         self._door.open()
         # Holds on to the worker while it runs, even if nobody else does.
         atexit.register(self._stop_at_exit)
 
-    def _run(self) -> "Engine":
+    def _run(self, runner: "Engine") -> None:
         with self._asking:
             stopped, self._stopping = self._stopping, None
         try:
             self.opened()
-            runner = self.engine()
             runner.start()
         except BaseException:
             self._stopping = stopped
             raise
         self._runner = runner
-        return runner
 
     def drain(self, timeout: float | None = None) -> int:
         """
@@ -172,6 +171,7 @@ class Worker(Registering):
         Raises:
             DrainTimeout: Something is left after `timeout`. WorkerStopped: It was stopped meanwhile.
             ConfigError: It was called by one of its handlers. StoreError: The store cannot be used.
+            AlreadyStarted: A handler of its last run, which had no time left, has not ended yet.
             In all of these what is left stays stored.
         """
         self._door.check_process()
@@ -180,21 +180,32 @@ class Worker(Registering):
                 "drain() was called by a handler, or a signal handler that interrupted one: it would wait "
                 "for itself; nothing was done. Call it from elsewhere."
             )
-        deadline = Deadline(timeout)
+        deadline, attempts, is_drained = Deadline(timeout), 0, False
+        while not is_drained:
+            is_drained, some = self._drain(deadline)
+            attempts += some
+            if not is_drained and deadline.rest_s(at_most=1.0) <= 0:
+                raise DrainTimeout(self._config.name, timeout or 0.0)
+            if not is_drained and self._stopping is not None:
+                raise WorkerStopped(self._config.name)
+        return attempts
+
+    def _drain(self, deadline: Deadline) -> tuple[bool, int]:
+        """Return whether it is done, else it may have joined another's `drain` that has ended; and how many."""
         with self._changing:
+            if self._is_resting:
+                raise AlreadyStarted(self._config.name)
             started = self._runner
-            runner = started or self._run()
-        before = runner.finished if started else 0
+            runner = started or self.engine()
+            before = runner.finished
+            if started is None:
+                self._run(runner)
         try:
             is_drained = runner.drain(deadline)
         finally:
             if started is None:
                 self._rest(runner)
-        if not is_drained:
-            if deadline.rest_s(at_most=1.0) <= 0:
-                raise DrainTimeout(self._config.name, timeout or 0.0)
-            raise WorkerStopped(self._config.name)
-        return runner.finished - before
+        return is_drained, runner.finished - before
 
     def _rest(self, runner: "Engine") -> None:
         """After a run of its own: the store stays open, as for any that is not started."""
@@ -204,7 +215,14 @@ class Worker(Registering):
             if runner.stop(Deadline(self._config.grace_s)):
                 self._runner = None
             else:
-                runner.when_over(self._over)
+                self._is_resting = True
+                runner.when_over(self._has_rested)
+
+    def _has_rested(self) -> None:
+        with self._changing:
+            self._runner, self._is_resting = None, False
+            if self._stopping is not None:
+                self._close()
 
     def stop(self, timeout: float | None = None, *, drain: bool | None = None) -> None:
         """
@@ -253,6 +271,8 @@ class Worker(Registering):
             runner = self._runner
             if runner is None:
                 self._close()
+                return
+            if self._is_resting:  # it closes when the last handler of a drain has ended
                 return
             if drain:
                 try:

@@ -6,9 +6,11 @@ same rules and written to the store. What is missing are the threads and their t
 no timeouts of sync handlers, no heartbeat, no pruning.
 """
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
 from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias
@@ -29,7 +31,7 @@ from dutiful.stopping import Deadline
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Outcome, Owner, Store, Take, Work
 from dutiful.store.liveness import SLOTS_MAX
-from dutiful.store.special import clockwork
+from dutiful.store.special import clockwork, schedules
 from dutiful.store.special.schedules import Declared
 from dutiful.testing.outcomes import Overheard
 
@@ -66,18 +68,19 @@ class Hand:
         config: Config,
         events: Events,
         draft: Callable[[object, Mapping[str, Any]], Draft],
-        schedules: Mapping[str, Declared],
+        declared: Mapping[str, Declared],
         *,
         errors: Callable[[], Errors],
     ) -> None:
         self._store = store
+        self._schedules = declared
         self._committer = committer
         self._config = config
         self._events = events
         self._errors = errors
         self._parking = Parking(store, registry, config, events)
         self._pauses = Pauses(config.queues, changed=lambda: None)
-        self._firing = Firing(store, schedules, events, config, call=self._note_firing, fired=lambda: None)
+        self._firing = Firing(store, declared, events, config, call=self._note_firing, fired=lambda: None)
         self._firing_s = math.inf
         self._attempts = _HereAttempts(
             store,
@@ -164,7 +167,7 @@ class Hand:
             Exception: What a handler raises, when that is written; the rest stays ready.
         """
         self._join()
-        self._firing.declare()
+        self._declare()
         with self._store.sql_look() as look:
             self._pauses.heed(self._pauses.listed(look))
         for _ in range(ATTEMPTS_MAX):
@@ -178,6 +181,12 @@ class Hand:
             f"worker {self._config.name!r} has run {ATTEMPTS_MAX} attempts, and more is ready; the rest "
             "stays stored. Do jobs send each other, or snooze for 0 seconds, without end?"
         )
+
+    def _declare(self) -> None:
+        self._firing.declare()
+        if self._schedules:  # time may have gone on by days since
+            with self._store.sql() as sql:
+                schedules.seen(sql, self._schedules)
 
     def _join(self) -> None:
         with self._joining:
@@ -214,8 +223,8 @@ class Hand:
         error = self._heard.pop(claim.id, None)
         if error is not None and (self._errors() == "raise" or not isinstance(error, Exception)):
             error.add_note(
-                f"It was raised by the handler of job {claim.id} ({claim.task}), attempt {claim.attempt}, and "
-                'is recorded there. To let the job fail as it would by itself, override with errors="keep".'
+                f"It was raised by the handler of job {claim.id} ({claim.task}), attempt {claim.attempt}, "
+                'and is recorded there. To let the job fail as it would by itself: errors="keep".'
             )
             raise error
         return True
@@ -242,7 +251,7 @@ class Hand:
         try:
             # As in a thread of its own: what the sender's context has, such as a web framework's request, is
             # not there in real life either.
-            if not Variables().run(self._run_within, claim, slot):
+            if not _without_loop(lambda: Variables().run(self._run_within, claim, slot)):
                 over.wait()
         except BaseException as error:
             self._attempts.fault(claim, error)
@@ -292,3 +301,13 @@ class Hand:
         found = [each for each in (self._firing_s, back_s, due_s) if each is not None and each > 0]
         nearest = min(found, default=math.inf)
         return None if nearest == math.inf else nearest
+
+
+def _without_loop(function: Callable[[], bool]) -> bool:
+    """Call it where no event loop runs, as none does where sync handlers are called in real life."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return function()
+    with ThreadPoolExecutor(1, thread_name_prefix="dutiful-by-hand") as thread:
+        return thread.submit(function).result()
