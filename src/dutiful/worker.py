@@ -191,7 +191,7 @@ class Worker(Registering):
         return attempts
 
     def _drain(self, deadline: Deadline) -> tuple[bool, int]:
-        """Return whether it is done, else it may have joined another's `drain` that has ended; and how many."""
+        """Return whether it is done (if not, another's drain that it joined may have ended), and how many."""
         with self._changing:
             if self._is_resting:
                 raise AlreadyStarted(self._config.name)

@@ -251,7 +251,7 @@ def test_a_handler_does_not_see_the_senders_context_variables(app: App) -> None:
 
 
 def test_a_handler_runs_in_the_thread_of_its_sender(app: App) -> None:
-    app.worker.handlers["where"] = lambda: threading.get_ident()
+    app.worker.handlers["where"] = lambda: threading.get_ident()  # noqa: PLW0108  # which takes no payload
     with inline(app.worker):
         assert app.worker.send(None, task="where").result() == threading.get_ident()
 
