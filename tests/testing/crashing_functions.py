@@ -37,8 +37,9 @@ def ledger(folder: Path) -> list[str]:
 
 def send_and_run(folder: Path, task: str = "note", jobs: int = 1) -> None:
     with make(folder) as worker:
+        print("sending", flush=True)
         for number in range(jobs):
-            print("sent", worker.send(number, task=task).id, flush=True)
+            worker.send(number, task=task)
         worker.drain()
 
 
