@@ -39,6 +39,11 @@ class Replaceable(Sender):
     """What of a worker `dutiful.testing` replaces. Bounds on unfinished jobs do not hold then."""
 
     @property
+    def name(self) -> str:
+        """What it is called in logs, and in a job's history."""
+        return self._config.name
+
+    @property
     def stand_in(self) -> StandIn | None:
         """What has taken it over; None: nothing has."""
         return self._stand_in

@@ -38,17 +38,26 @@ class Bench:
     """
 
     def __init__(
-        self, mode: Mode, errors: Errors, clock: Clock, store: "str | os.PathLike[str] | Store"
+        self,
+        mode: Mode,
+        errors: Errors,
+        clock: Clock,
+        store: "str | os.PathLike[str] | Store",
+        *,
+        worker: str,
     ) -> None:
         self.mode: Mode = _checked("mode", mode, get_args(Mode))
         self.errors: Errors = _checked("errors", errors, get_args(Errors))
         self.clock = clock
         self.seats: list[Seat] = []
         self._given = store
-        self._scratch = None if isinstance(store, Store) or "://" in str(store) else self._made(store)
+        self._scratch = self._made(worker)
 
-    def _made(self, path: "str | os.PathLike[str]") -> Scratch:
-        return Scratch(str(path), SYSTEM if self.mode == "threads" else self.clock)
+    def _made(self, worker: str) -> Scratch | None:
+        path = "://" if isinstance(self._given, Store) else str(self._given).removeprefix("sqlite:///")
+        if "://" in path:
+            return None
+        return Scratch(path, SYSTEM if self.mode == "threads" else self.clock, worker)
 
     @property
     def is_private(self) -> bool:
@@ -215,7 +224,7 @@ def override(
     if not workers:
         raise ConfigError("override() was given no worker; nothing was replaced. Name those of your app.")
     clock = clock or Clock()
-    bench = Bench(mode, errors, clock, store)
+    bench = Bench(mode, errors, clock, store, worker=workers[0].name)
     with ExitStack() as undo:
         undo.callback(bench.end)
         for worker in workers:

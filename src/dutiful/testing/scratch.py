@@ -11,9 +11,9 @@ class Scratch(SqliteStore):
     To its worker it looks like one that outlives it: `stop()` leaves the jobs where they are.
     """
 
-    def __init__(self, path: str, clock: Clock) -> None:
+    def __init__(self, path: str, clock: Clock, worker: str) -> None:
         # What it holds is not to outlive a power cut.
-        super().__init__(path, durability="normal", clock=clock)
+        super().__init__(path, durability="normal", worker=worker, clock=clock)
 
     @property
     def in_memory(self) -> bool:
