@@ -45,6 +45,10 @@ class Desk(Protocol):
         """Have `tell` called when this process's worker finishes the job."""
         ...
 
+    def before_waiting(self, job_id: JobId) -> Callable[[], None] | None:
+        """Return what is to be done before somebody waits for a job, if anything is."""
+        ...
+
     def nudge(self) -> None:
         """Have this process's worker look for what was changed by hand."""
         ...
@@ -141,6 +145,8 @@ class Job:
             JobTimeout: It was not finished in time. It goes on.
             JobNotFound: It was pruned or deleted; with keep_completed=0 that is its end.
         """
+        if (before := self._desk.before_waiting(self.id)) is not None:
+            before()
         event = threading.Event()
         until = None if timeout is None else time.monotonic() + timeout
         self._desk.watch(self.id, event.set)
@@ -185,6 +191,8 @@ class Job:
         """`wait`, without blocking the event loop, or a thread while the job runs."""
         import asyncio  # as above
 
+        if (before := self._desk.before_waiting(self.id)) is not None:
+            await in_thread(before)
         until = None if timeout is None else time.monotonic() + timeout
         loop, told, pause_s = asyncio.get_running_loop(), asyncio.Event(), LOOK_S
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -287,6 +289,33 @@ def test_threads_that_send_at_once_each_wait_for_their_own(app: App) -> None:
         assert sorted(each.result(20).result() for each in sending) == list(range(0, 40, 2))
 
 
+def test_an_async_handler_may_await_another_one(app: App) -> None:
+    @app.worker.handler("boss")
+    async def boss() -> int:
+        return await (await app.worker.asend(3, task="double"))
+
+    with override(app.worker):
+        job = app.worker.send(None, task="boss")
+
+        assert within(20, app.worker.drain) == 2
+        assert job.result() == 6
+
+
+def test_a_handler_that_stops_the_worker_is_the_last(app: App) -> None:
+    @app.worker.handler("last")
+    def last(ctx: Context) -> bool:
+        app.worker.stop()
+        return ctx.wait(20)  # it is asked to stop, as ever
+
+    with override(app.worker):
+        job, other = app.worker.send(None, task="last"), app.worker.send(1, task="double")
+        with pytest.raises(WorkerStopped):
+            app.worker.drain()
+
+        assert (job.state, other.state) == (State.COMPLETED, State.PENDING)
+        assert app.worker.drain() == 1
+
+
 def test_priorities_keys_and_limits_hold(app: App) -> None:
     with override(app.worker):
         app.worker.send(1, task="double", key="k")
@@ -467,3 +496,13 @@ def test_the_clock_is_the_one_that_was_given(app: App) -> None:
         app.worker.send(1, task="double")
 
         assert app.worker.jobs()[0].created_at == 1_893_456_000_000
+
+
+def test_it_needs_no_pytest() -> None:
+    """But for the plugin, and the contract suites."""
+    program = """
+import sys
+sys.modules["pytest"] = None
+from dutiful.testing import Clock, Sent, assert_sent, crash_at, crashpoint, inline, override, sent
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

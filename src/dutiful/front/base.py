@@ -83,8 +83,6 @@ class Base:
 
     def watch(self, job_id: JobId, tell: Callable[[], None]) -> None:
         """Have `tell` called when this worker finishes the job."""
-        if self._stand_in is not None:
-            self._stand_in.awaited(job_id)
         self._committer.watched.setdefault(job_id, []).append(tell)
 
     def unwatch(self, job_id: JobId, tell: Callable[[], None]) -> None:
@@ -94,6 +92,11 @@ class Base:
             waiting.remove(tell)
         if not waiting:
             self._committer.watched.pop(job_id, None)
+
+    def before_waiting(self, job_id: JobId) -> Callable[[], None] | None:
+        """Return what is to be done before somebody waits for a job; None, but in a test."""
+        stand_in = self._stand_in
+        return None if stand_in is None else lambda: stand_in.awaited(job_id)
 
     def decode_result(self, task: str, text: str) -> Any:
         """Return a result as the task's handler is annotated, if this process knows it."""

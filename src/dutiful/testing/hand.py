@@ -104,6 +104,7 @@ class Hand:
         self._running: set[JobId] = set()
         self._ended = threading.Condition()
         self._tended_at = 0
+        self._stops = 0
         committer.watcher = self
 
     # --- an engine, for the front door --------------------------------------------------------------
@@ -119,7 +120,11 @@ class Hand:
         return self.run_ready(deadline)
 
     def stop(self, deadline: Deadline) -> bool:
-        del deadline  # nothing runs by itself
+        self._stops += 1
+        self._attempts.ask_all_to_stop()
+        with self._ended:  # only what another thread is running right now
+            while self._running and (rest_s := deadline.rest_s(at_most=1.0)) > 0:
+                self._ended.wait(rest_s)
         with self._joining:
             owner, self._owner = self._owner, 0
             if owner:
@@ -166,6 +171,7 @@ class Hand:
         Raises:
             Exception: What a handler raises, when that is written; the rest stays ready.
         """
+        stops = self._stops
         self._join()
         self._declare()
         with self._store.sql_look() as look:
@@ -174,6 +180,8 @@ class Hand:
             if until is not None and until():
                 return True
             if deadline is not None and deadline.rest_s(at_most=1.0) <= 0:
+                return False
+            if self._stops != stops:  # a handler has stopped the worker, or another thread
                 return False
             if not self._run_next():
                 return True
