@@ -243,6 +243,28 @@ def test_a_key_waits_for_the_retry_that_holds_it(worker, clock, times) -> None:
     assert times == after(BEGIN, 1, 1)
 
 
+def test_a_key_lets_others_pass_and_the_retry_comes_back(worker, clock, times) -> None:
+    @worker.handler("keyed")
+    def keyed(number: int, ctx: Context) -> int:
+        if number == 1 and not ctx.failures:
+            raise ConnectionError
+        times.append(clock.now())
+        return number
+
+    jobs = [worker.send(number, task="keyed", key="k", on_failure="skip") for number in (1, 2)]
+    clock.advance(10)
+
+    assert [job.result() for job in jobs] == [1, 2]
+    assert times == after(BEGIN, 0, 1)
+
+
+def test_a_job_that_is_not_due_yet_expires_too(worker, clock, times) -> None:
+    job = worker.send(None, task="note", delay=3600, expires=60)
+    clock.advance(61)
+
+    assert job.state is State.DEAD
+
+
 def test_uniqueness_within_a_time_is_over_in_time(worker, clock, times) -> None:
     def send():
         return worker.send(None, task="note", unique=Unique(within=3600))

@@ -11,7 +11,7 @@ import pytest
 
 import dutiful
 from dutiful import ConfigError, State
-from dutiful.testing import CRASH_POINTS, crash_at
+from dutiful.testing import CRASH_POINTS, crash_at, override
 from tests.testing import crashing_functions as functions
 
 SOURCE = Path(dutiful.__file__).parent
@@ -40,6 +40,16 @@ def test_after_a_death_before_the_outcome_is_stored_the_job_runs_again(tmp_path:
     assert worker.drain() == 1
     assert functions.ledger(tmp_path) == ["0 attempt 1", "0 attempt 2"]
     worker.stop()
+
+
+def test_a_worker_that_is_taken_over_finds_what_the_dead_process_left(tmp_path: Path) -> None:
+    crash_at("handler.after", functions.send_and_run, tmp_path)
+
+    worker = functions.make(tmp_path)
+    with override(worker, store=tmp_path / "jobs.db"):
+        assert worker.drain() == 1
+        assert [record.state for record in worker.jobs()] == [State.COMPLETED]
+    assert functions.ledger(tmp_path) == ["0 attempt 1", "0 attempt 2"]
 
 
 def test_a_crash_point_of_the_apps_own(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from dutiful import (
 )
 from dutiful.testing import Clock, inline, override, sent
 from tests.testing.conftest import App, Order, Receipt
-from tests.worker.tools import background, within
+from tests.worker.tools import Gate, background, within
 
 
 def top_level(number: int, ctx: Context) -> tuple[int, int, int]:
@@ -120,6 +120,17 @@ def test_the_jobs_may_be_in_a_file_with_the_apps_own_tables(app: App, tmp_path) 
 
     with Worker(path) as real:  # an ordinary store, which a real worker reads
         assert [job.state for job in real.jobs()] == [State.COMPLETED, State.COMPLETED]
+
+
+def test_a_file_that_has_jobs_already_keeps_their_delays(app: App, tmp_path) -> None:
+    """Whatever the clock says: those that were sent with a delay wait for the rest of it."""
+    path = tmp_path / "test.db"
+    client = Worker(path)
+    client.send({"id": 1}, task="Order", delay=3600)
+    client.stop()
+    with override(app.worker, store=path, clock=Clock("2040-01-01T00:00Z")) as clock:
+        assert clock.advance("59m") == 0
+        assert clock.advance("1m 1s") == 2
 
 
 def test_the_jobs_may_be_in_postgres_but_its_time_is_its_own(app: App, database_url: str) -> None:
@@ -384,6 +395,22 @@ def test_a_coroutine_that_waits_runs_what_is_ready(app: App) -> None:
 
     with override(app.worker):
         assert asyncio.run(serve()) == 1
+
+
+def test_waiting_for_a_job_that_another_thread_runs_is_waiting_for_its_end(app: App) -> None:
+    gate = Gate()
+    app.worker.handlers["hold"] = gate.hold
+    with override(app.worker):
+        job = app.worker.send(1, task="hold")
+        draining = background(app.worker.drain)
+        gate.entered.wait()
+        waiting = background(job.result)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.1)
+        gate.open()
+
+        assert waiting.result(20) == 1
+        assert draining.result(20) == 1
 
 
 # --- failures -----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from dutiful.core.durations import seconds_of
 from dutiful.errors import ConfigError
+from dutiful.store.clock import SYSTEM
 
 Instant = datetime | str
 
@@ -50,8 +51,11 @@ class Clock:
     def __init__(
         self, start: Instant | None = None, *, moved: Callable[[datetime], object] | None = None
     ) -> None:
-        self._begin_ms = _ms(datetime.now(UTC) if start is None else start)
-        self._now_ms = self._begin_ms
+        elapsed_ms = SYSTEM.wall_ms() - SYSTEM.offset_ms()
+        self._now_ms = _ms(datetime.now(UTC) if start is None else start)
+        # Time passes, and nobody sets the clock: so this stays. As the elapsed time goes on from the
+        # system's, delays of jobs that a file has already keep their length.
+        self._offset_ms = self._now_ms - elapsed_ms
         self._moved = moved
         self._hands: list[Hands] = []
 
@@ -164,8 +168,7 @@ class Clock:
         return self._now_ms
 
     def offset_ms(self) -> int:
-        # Time passes, and nobody sets the clock: so it never gets ahead of the time that runs on.
-        return self._begin_ms
+        return self._offset_ms
 
 
 def _all_ready(hands: list[Hands]) -> int:
