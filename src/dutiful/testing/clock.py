@@ -176,6 +176,8 @@ def _all_ready(hands: list[Hands]) -> int:
     total = 0
     while some := sum(each.run_ready() for each in hands):
         total += some
+        if len(hands) == 1:
+            break
     return total
 
 

@@ -80,8 +80,9 @@ class Hand:
         self._errors = errors
         self._parking = Parking(store, registry, config, events)
         self._pauses = Pauses(config.queues, changed=lambda: None)
-        self._firing = Firing(store, declared, events, config, call=self._note_firing, fired=lambda: None)
+        self._firing = Firing(store, declared, events, config, call=self._note_firing, fired=self._note_fired)
         self._firing_s = math.inf
+        self._has_fired = False
         self._attempts = _HereAttempts(
             store,
             committer,
@@ -214,9 +215,7 @@ class Hand:
     def _run_next(self) -> bool:
         """Run the most urgent job that is ready; return whether there was one."""
         claim = self._claim()
-        if claim is None:
-            self._firing.fire()
-            self._tend()
+        if claim is None and self._is_more():
             claim = self._claim()
         if claim is None:
             return False
@@ -286,13 +285,22 @@ class Hand:
 
     # --- what falls due by itself ---------------------------------------------------------------------
 
-    def _tend(self) -> None:
+    def _is_more(self) -> bool:
+        """Do what is due by itself; return whether jobs may have become ready by that."""
+        self._has_fired = False
+        self._firing.fire()
+        return self._tend() or self._has_fired
+
+    def _tend(self) -> bool:
         with self._store.sql_look() as look:
             if clockwork.is_quiet(look):
-                return
+                return False
             found = clockwork.look(look, self._tended_at)
-        clockwork.tend(self._store, found, self._config.name)
         self._tended_at = found.now
+        return clockwork.tend(self._store, found, self._config.name)
+
+    def _note_fired(self) -> None:
+        self._has_fired = True
 
     def _note_firing(self, in_s: float) -> None:
         self._firing_s = in_s
