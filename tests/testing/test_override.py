@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -143,6 +145,45 @@ def test_the_jobs_may_be_in_postgres_but_its_time_is_its_own(app: App, database_
             clock.advance("1h")
     with override(app.worker, store=database_url, mode="inline"):
         assert app.worker.send(2, task="double").result(1) == 4
+
+
+def test_in_memory_a_send_in_a_transaction_of_the_apps_says_what_to_do(app: App) -> None:
+    with override(app.worker), closing(sqlite3.connect(":memory:")) as own:
+        own.execute("BEGIN")
+        with pytest.raises(ConfigError, match=r"nothing was stored.*store=…"):
+            app.worker.send(Order(1), transaction=own)
+        with pytest.raises(ConfigError, match="store=…"):
+            app.worker.send_many([Order(1)], transaction=own)
+
+        assert app.worker.jobs() == []
+
+
+def test_in_memory_a_handlers_own_transaction_takes_sends(app: App) -> None:
+    @app.worker.handler("pay")
+    def pay(ctx: Context) -> None:
+        with ctx.transaction() as db:
+            app.worker.send(3, task="double", transaction=db)
+
+    with inline(app.worker):
+        app.worker.send(None, task="pay")
+
+    assert app.done == [3]
+
+
+def test_in_the_apps_database_a_send_is_in_its_transaction(app: App, tmp_path) -> None:
+    path = tmp_path / "test.db"
+    with override(app.worker, store=path, mode="inline"), closing(sqlite3.connect(path)) as own:
+        app.worker.counts()  # which makes the tables
+        own.execute("BEGIN")
+        app.worker.send(Order(1), transaction=own)
+        own.rollback()
+        own.execute("BEGIN")
+        app.worker.send(Order(2), transaction=own)
+        assert app.done == []
+        own.commit()
+
+        assert app.worker.drain() == 2
+        assert app.done[0] == Order(2)
 
 
 # --- start and stop ---------------------------------------------------------------------------------
