@@ -91,6 +91,10 @@ def test_when_the_time_is_up_the_rest_stays_stored_and_what_runs_may_end(make, g
     gate.open()
     until(lambda: first.state is State.COMPLETED)
     assert second.state is State.PENDING
+    for thread in threading.enumerate():
+        if thread.name == "dutiful-last":  # it gives up the worker's place in the store
+            thread.join(WAIT_S)
+    assert drained(worker) == 1
 
 
 def test_a_started_worker_goes_on_when_the_time_is_up(started, gate):
