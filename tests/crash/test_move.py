@@ -19,7 +19,7 @@ import pytest
 
 from dutiful import StoreMoved, Worker
 from dutiful.config import Config
-from dutiful.worker import store_for
+from dutiful.front.base import store_for
 from tests.crash.harness import CRASHED
 
 JOBS = 3500  # four batches

@@ -45,6 +45,18 @@ def other_connection(store: PostgresStore) -> psycopg.Connection:
     return psycopg.connect(url_of(store), autocommit=True)
 
 
+def keep_one_connection(store: PostgresStore) -> None:
+    """Close what it keeps for steps and looks, but for one."""
+    access = store._access
+    while len(access._idle) > 1:
+        access.disconnect(access._idle.pop())
+
+
+def pass_ring_pause(store: PostgresStore) -> None:
+    """Have it be a while since the last ring."""
+    store._workers._ringer._rung_at = 0.0
+
+
 def pass_time(store: PostgresStore, seconds: float) -> None:
     """
     Let time go by: a little by waiting, much by moving all that has happened into the past.

@@ -93,7 +93,7 @@ def jobs_of(store: str) -> list[object]:
 def opened(store: str) -> moving.Ground:
     """Return a store open, whatever its note says."""
     from dutiful.config import Config
-    from dutiful.worker import store_for
+    from dutiful.front.base import store_for
 
     ground = store_for(store, Config(), create=True).ground()
     ground.open()

@@ -93,6 +93,23 @@ def test_a_step_says_whether_it_has_committed(
 
 
 @pytest.mark.parametrize("when", CUTS)
+def test_a_ring_that_is_lost_behind_its_commit_changes_nothing(
+    store: PostgresStore, proxy: Proxy, database_url: str, when: When
+) -> None:
+    put(store, 1)
+    inside.pass_ring_pause(store)
+    trap = proxy.cut_at("pg_notify", when)
+
+    outcome = step(store, drafts=[Draft("t", "q", ["new"])])
+
+    trap.wait()
+    assert outcome.committed
+    assert not outcome.has_rung  # so that another is sent
+    assert list(states(database_url).values()) == ["pending", "pending"]
+    assert put(store, 1)  # and it goes on
+
+
+@pytest.mark.parametrize("when", CUTS)
 def test_a_handlers_transaction_says_whether_it_has_committed(
     store: PostgresStore, proxy: Proxy, database_url: str, when: When
 ) -> None:

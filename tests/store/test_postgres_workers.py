@@ -15,6 +15,7 @@ import pytest
 
 from dutiful.job import Ack, Claim, State
 from dutiful.store import postgres_hold, postgres_marks, postgres_pulse
+from dutiful.store.contract import Outcome, Work
 from dutiful.store.postgres import PostgresStore
 from dutiful.store.postgres_marks import Local
 from dutiful.testing.tools import QUEUE, ack, draft, one, put, state_of, step, take
@@ -379,6 +380,17 @@ def test_a_delayed_job_is_told_of_when_it_falls_due(store, other):
     until(lambda: bool(select.select([changes], [], [], 20)[0]) and store.changed())
 
     assert store.next_due_s([QUEUE]) == 0.0
+
+
+def test_a_job_of_another_process_rings_with_its_commit(store, other):
+    joined(store)
+    store.hush()
+
+    outcome = Outcome()
+    other.exchange(Work(drafts=[draft("1")]), outcome)
+
+    assert outcome.has_rung
+    assert select.select([store.doorbell()], [], [], 20)[0]
 
 
 def test_the_last_ring_is_sent_when_the_store_is_closed(store, database_url):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dutiful import ConfigError, State
-from tests.worker.tools import finished, until
+from dutiful.store.special import pauses
+from tests.worker.tools import finished, result, until
 
 
 @pytest.fixture(params=["file", "memory", "postgres"])
@@ -99,3 +100,32 @@ def test_a_worker_drains_though_something_is_paused(make):
     worker.send(-1, task="a")
 
     worker.stop(drain=True)  # returns
+
+
+def test_jobs_of_a_paused_task_are_out_of_the_line_and_come_back_in_order(started, store):
+    """So that many of them do not slow the others, and none has lost its place."""
+    ran: list[int] = []
+    worker = started(store, handlers={"held": ran.append, "free": abs}, concurrency=1)
+    worker.pause(task="held")
+    worker.send_many(range(20), task="held")
+    until(lambda: worker.counts().parked == 20)
+    assert result(worker.send(-1, task="free")) == 1
+
+    worker.resume(task="held")
+
+    until(lambda: len(ran) == 20)
+    assert ran == list(range(20))
+
+
+def test_jobs_of_a_paused_task_come_back_if_its_resume_was_cut_short(make, path):
+    """The row is gone, and the jobs are still out of the line: the next worker to start takes them back."""
+    ran: list[int] = []
+    with make(handlers={"held": ran.append}) as worker:
+        worker.pause(task="held")
+        worker.send_many(range(3), task="held")
+        until(lambda: worker.counts().parked == 3)
+        with worker.opened().sql() as sql:
+            pauses.resume(sql, "task", "held")
+
+    with make(handlers={"held": ran.append}):
+        until(lambda: len(ran) == 3)

@@ -10,15 +10,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from dutiful import State
-from dutiful.events import ConnectionBack, ConnectionLost, Event, LeaseOver, StorePolled
+from dutiful import State, StoreUnknown
+from dutiful.events import ConnectionBack, ConnectionLost, Event, LeaseOver, StorePolled, StoreTrouble
 from dutiful.job import Ack
 from dutiful.store import postgres_marks, postgres_pulse
 from dutiful.store.postgres import PostgresStore
 from dutiful.store.postgres_marks import Local
 from tests.servers.pgbouncer import Pooler
 from tests.servers.postgres import Server
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Proxy, When
+from tests.store import inside_postgres as inside
 from tests.worker.test_rescue import WORK
 from tests.worker.tools import Gate, Seen, finished, result, script, until
 
@@ -190,6 +191,34 @@ def test_a_worker_that_is_cut_off_stops_what_it_runs_when_its_lease_is_over(
         record = finished(job)
         assert (record.state, record.attempt, record.failures) == (State.COMPLETED, 2, 0)
         worker.stop(5)
+
+
+@pytest.mark.parametrize("kind", ["claimed", "handed off"])
+def test_a_job_that_was_taken_in_a_step_of_which_nobody_knew_is_given_back(database_url, make, told, kind):
+    """Its COMMIT got no answer, and the server could not be asked in time: it had committed."""
+    client = make(database_url)
+    client.counts()
+    with network(database_url) as (proxy, url):
+        worker = told.of(make(url, handlers={"t": abs}, busy_s=0.3))
+        worker.start()
+        result(worker.send(0, task="t"))
+        inside.keep_one_connection(worker.opened())  # which will be lost
+        trap = proxy.cut_at_commit(When.AFTER)
+        proxy.refuse()
+        if kind == "claimed":
+            job = client.send(-7, task="t")
+        else:
+            with pytest.raises(StoreUnknown):
+                worker.send(-7, task="t")
+        trap.wait()
+        told.wait_for(StoreTrouble)
+
+        proxy.heal()
+
+        if kind == "handed off":
+            (record,) = [record for record in client.jobs() if record.state is not State.COMPLETED]
+            job = client.job(record.id)
+        assert (result(job), job.attempt, job.refresh().crashes) == (7, 2, 0)
 
 
 def test_a_job_is_cancelled_from_another_process(database_url, make, started, seen):

@@ -109,6 +109,32 @@ def test_send_from_a_signal_handler_while_the_main_thread_sends(run):
     """)
 
 
+def test_a_client_sends_or_refuses_in_a_signal_handler_that_struck_a_send(run):
+    """Its main thread stores by itself, so a handler that struck that cannot wait for its end."""
+    run("""
+    client = Worker(url(), handlers={"t": print})
+    sent, refused = [], []
+    def handle(*_):
+        try:
+            sent.append(client.send(0, task="t").id)
+        except ConfigError as error:
+            assert "signal" in str(error), error
+            refused.append(error)
+    client.send(0, task="t").delete()
+    every(0.0007, handle)
+    count = 0
+    until = time.monotonic() + 20
+    while not (sent and refused):
+        assert time.monotonic() < until, (len(sent), len(refused))
+        for job in (client.send(0, task="t"), *client.send_many([1, 2], task="t")):
+            sent.append(job.id)
+    quiet()
+    assert sorted(job.id for job in client.jobs(limit=10**6)) == sorted(sent)
+    client.stop()
+    say("well")
+    """)
+
+
 def test_a_storm_of_exceptions_during_send_leaves_nothing_stuck_or_half_done(run):
     """Each send is stored once if it returned, at most once if it raised; other threads notice nothing."""
     run("""

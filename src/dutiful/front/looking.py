@@ -102,6 +102,8 @@ class Looking(Base):
         kind, name = _queue_or_task("resume", queue, task)
         with self.opened().sql() as sql:
             was_paused = pauses.resume(sql, kind, name)
+        if kind == "task":
+            self.opened().unpark((name,))  # if this is cut short, workers do it
         self.reread()
         return was_paused
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,10 @@ from dutiful.events import (
 )
 from dutiful.job import Ack, Cancel, Claim, Interrupted
 from dutiful.registry import Registry
+from dutiful.runner.alarm import Alarm
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
+from dutiful.runner.doubts import Doubts
 from dutiful.runner.failure import crashed
 from dutiful.runner.leaving import Leaving
 from dutiful.runner.loop import Loop
@@ -69,8 +71,10 @@ class Runner:
         self._registry = registry
         self._config = config
         self._events = events
-        self._parking = Parking(store, registry, config, events)
+        self._pauses = Pauses(config.queues, changed=self._heed_pauses)
+        self._parking = Parking(store, registry, config, events, paused=lambda: self._pauses.tasks)
         self._suspects = Suspects(registry)
+        self._doubts = Doubts()
         self._troubles = Troubles(events, config.name, over=self.nudge)
         self._pace = pacing.Pace()
         self._payload_bytes = 0.0
@@ -105,17 +109,18 @@ class Runner:
             give_back=self._interrupt,
             drop=self._suspects.let_go,
         )
-        self._pauses = Pauses(config.queues, changed=self._heed_pauses)
         self._firing = Firing(store, schedules, events, config, call=self._call_firing, fired=self._has_fired)
         self._firing_duty = Duty("firing schedules", math.inf, self._firing.fire)
+        self._park_duty = Duty("parking what cannot run", TICK_S, self._park)
         self._reread_duty = Duty("reading what is paused", math.inf, self.reread)
         self._reread_at = 0.0
+        self._is_rung = False
         self._owner: Owner = 0
         self._backlog = True  # something due may be waiting in the store
         self._notes = 0  # how often that was noted
         self._notes_seen = 0
         self._asked = False
-        self._due_at = 0.0  # monotonic: when the next pending job falls due
+        self._alarm = Alarm()  # for when the next pending job falls due
         self._offered_at = 0.0
         self._finished_before = 0  # at the last look for stale jobs
         self._tended_at = 0  # ms, by the store's clock
@@ -137,9 +142,9 @@ class Runner:
             self._standing.start(self._owner)
             self._leaving.start(self._owner)
             self._rescue_all()
-            self._store.unpark(self._parking.known)
             self._firing.declare()
             self.reread()
+            self._parking.unpark()
             self._begin()
         except BaseException:
             self._store.leave(self._owner)
@@ -204,21 +209,17 @@ class Runner:
             Duty("rescuing the jobs of dead workers", TICK_S, self._rescue),
             Duty("looking for cancelled jobs", TICK_S, self._cancel),
             Duty("giving back waiting jobs", TICK_S, self._give_back_stale),
-            Duty("parking unknown tasks", TICK_S, self._park),
+            self._park_duty,
             Duty("pruning", TICK_S, self._prune),
             Duty("writing how far jobs have come", TICK_S, self._attempts.write_progress),
             self._tending,
+            Duty("giving back what was taken unawares", TEND_S, self._settle_doubts),
             self._firing_duty,
             self._reread_duty,
             Duty("what people pause and resume", self._tend_s(), self._reread_now_and_then),
             Duty("the heartbeat", HEARTBEAT_S, self._beat),
             Duty("tidying up", TIDY_S, self._store.tidy),
         ]
-
-    def _passed_over(self) -> Collection[str]:
-        """Return the tasks that are not to be taken: unknown ones and paused ones."""
-        paused = self._pauses.tasks
-        return self._parking.skip() | paused if paused else self._parking.skip()
 
     # --- taking: what the committer asks in each step -----------------------------------------------
 
@@ -239,7 +240,7 @@ class Runner:
             limit,
             suspects=self._suspects.room(),
             known=self._parking.known,
-            skip=self._passed_over(),
+            skip=self._parking.passed_over(),
             look=look,
             handoff=True,
         )
@@ -271,15 +272,17 @@ class Runner:
             self._outcomes.tell_late(outcome.late)
         if outcome.unknown:
             self._parking.meet(outcome.unknown)
-        if outcome.next_delay_s is not None:
-            due_at = time.monotonic() + outcome.next_delay_s
-            if due_at < self._due_at:
-                self._due_at = due_at
-                self._wake()
+        if outcome.next_delay_s is not None and self._alarm.set(time.monotonic() + outcome.next_delay_s):
+            self._wake()
         if self._backlog:
             self._want_more()
 
+    def doubt(self, claims: Sequence[Claim]) -> None:
+        """A step may have taken these; called by whoever led it."""
+        self._doubts.add(claims)
+
     def _receive(self, claims: list[Claim]) -> None:
+        self._doubts.received(claims)
         if self._pauses.is_any:  # since they were asked for
             held = set(self._pauses.held(claims))
             self._interrupt([claim for claim in claims if claim.id in held])
@@ -325,13 +328,20 @@ class Runner:
 
     def _fetch(self) -> float:
         """Take what is due and has room; return how long to sleep at most."""
+        try:
+            return self._take_due()
+        finally:
+            if self._is_rung:
+                self._heed_ring()
+
+    def _take_due(self) -> float:
         self._asked = False
         if not self._is_taking or not self._pauses.queues:
             return IDLE_PAUSE_S  # it is woken when they are resumed
-        if time.monotonic() >= self._due_at:
+        if time.monotonic() >= self._alarm.at:
             self._look_ahead()
         if not self._backlog:
-            return max(0.0, self._due_at - time.monotonic())
+            return max(0.0, self._alarm.at - time.monotonic())
         if not self._room() or self._slots.is_closed:
             return BUSY_PAUSE_S  # `_want_more` and `_became_free` wake the loop before
         held = len(self._slots.ready)
@@ -339,25 +349,28 @@ class Runner:
         if self._backlog and len(self._slots.ready) > held:
             return 0.0
         if not self._backlog:
-            return 0.0 if self._due_at <= time.monotonic() else self._due_at - time.monotonic()
+            return max(0.0, self._alarm.at - time.monotonic())
         return BLOCKED_PAUSE_S
 
     def _look_ahead(self) -> None:
         """Find out, by reading alone, whether something is due, or when it will be."""
-        due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
-        self._troubles.clear("fetch")
-        if due_s is None:
-            self._due_at = time.monotonic() + IDLE_PAUSE_S
-        elif due_s > 0:
-            self._due_at = time.monotonic() + min(due_s, IDLE_PAUSE_S)
-        else:
-            self._due_at = time.monotonic() + BLOCKED_PAUSE_S
-            self._note_backlog()
+        with self._alarm.looking():
+            due_s = self._store.next_due_s(self._pauses.queues, self._parking.passed_over())
+            self._troubles.clear("fetch")
+            if due_s is not None and due_s <= 0:
+                due_s = BLOCKED_PAUSE_S
+                self._note_backlog()
+            self._alarm.set(time.monotonic() + min(IDLE_PAUSE_S if due_s is None else due_s, IDLE_PAUSE_S))
 
     def _rung(self) -> None:
         """Another process says that something is due."""
         self._store.hush()
         self._note_backlog()  # take it at once: a look first would only cost time
+        self._is_rung = True
+
+    def _heed_ring(self) -> None:
+        """A ring may be about more than jobs; that is seen to when the handlers have begun."""
+        self._is_rung = False
         if self._upkeep is None:
             return
         if self._standing.is_called():
@@ -368,7 +381,7 @@ class Runner:
     def _changed(self) -> bool:
         if not self._store.changed():
             return False
-        self._due_at = 0.0  # look ahead: something may be due
+        self._alarm.set(0.0)  # look ahead: something may be due
         return True
 
     def _became_free(self) -> None:
@@ -460,6 +473,15 @@ class Runner:
         self._note_backlog()
         self.nudge()
 
+    def _settle_doubts(self) -> None:
+        if self._doubts:
+            # Between steps: what one has taken and not delivered yet is not to be taken for lost.
+            found = self._committer.between_steps(lambda: self._doubts.found(self._store.held(self._owner)))
+            self._interrupt(found)
+            if found:
+                self._note_backlog()
+                self._wake()
+
     def _cancel(self) -> None:
         if self._store.pulse(self._owner).cancelled is False:
             return
@@ -500,6 +522,8 @@ class Runner:
         if self._parking.tend():
             self._note_backlog()
             self._wake()
+        if self._parking.is_more and self._upkeep is not None:  # with others' turns in between
+            self._upkeep.call(self._park_duty, time.monotonic())
 
     def _prune(self) -> None:
         finished = self._attempts.finished
@@ -530,7 +554,7 @@ class Runner:
 
     def nudge(self) -> None:
         """Something may be due that nobody announced."""
-        self._due_at = 0.0
+        self._alarm.set(0.0)
         self._wake()
 
     def _look_by(self, at: float) -> None:
@@ -575,7 +599,7 @@ class Runner:
     def _is_drained(self) -> bool:
         if not self._slots.is_idle or self._committer.has_outcomes():
             return False
-        due_s = self._store.next_due_s(self._pauses.queues, self._passed_over())
+        due_s = self._store.next_due_s(self._pauses.queues, self._parking.passed_over())
         return due_s is None or due_s > 0
 
     def stop(self, deadline: Deadline) -> bool:

@@ -15,16 +15,20 @@ safely; when it is alone, it stores them itself, and nothing else.
 
 import contextlib
 import copy
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from dutiful.errors import DuplicateJob, StoreError
-from dutiful.job import FINISHED, Ack, JobId
+from dutiful.errors import ConfigError, DuplicateJob, StoreError, StoreUnknown
+from dutiful.job import FINISHED, Ack, Claim, JobId
 from dutiful.store.contract import Draft, Outcome, Store, Take, Work
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 T = TypeVar("T")
 
@@ -50,6 +54,10 @@ class Taker(Protocol):
 
     def deliver(self, outcome: Outcome, wish: Take | None) -> None:
         """Receive what a committed step did."""
+        ...
+
+    def doubt(self, claims: Sequence[Claim]) -> None:
+        """Receive what a step has taken, if it was done: nobody could say."""
         ...
 
 
@@ -168,6 +176,8 @@ class Committer:
             StoreError: They are not stored.
         """
         is_main = threading.current_thread() is threading.main_thread()
+        if is_main and self._lead.locked():
+            self._check_not_interrupting()
         if is_main and self._is_alone():
             return self._store_alone(drafts, exempt=exempt)
         sending = Sending(drafts, exempt=exempt)
@@ -187,6 +197,8 @@ class Committer:
 
         If `follows` is not stored, neither are they.
         """
+        if self._lead.locked():
+            self._check_not_interrupting()
         sending = Sending(drafts, exempt=exempt)
         sending.follows = follows
         sending.turn = threading.Lock()
@@ -222,12 +234,25 @@ class Committer:
         with self._lead:
             self._store.exchange(work, outcome)
         self._pass_on()
-        if outcome.left_pending:
+        if outcome.left_pending and not outcome.has_rung:
             with contextlib.suppress(StoreError, OSError):  # it is stored; the backstop wakes them
                 self._store.ring()
         if outcome.found:
             raise_duplicates(drafts, outcome.found, outcome.stored)
         return outcome.stored
+
+    @staticmethod
+    def _check_not_interrupting() -> None:
+        """A signal's handler that struck a commit of this very thread cannot wait for its end."""
+        frame: FrameType | None = sys._getframe()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        while frame is not None:
+            if frame.f_code is Committer._store_alone.__code__:
+                raise ConfigError(
+                    "this send is in a signal's handler that interrupted another send of the same thread; "
+                    "nothing was stored. Set a flag in the handler and send afterwards, or start the worker: "
+                    "then a handler may send."
+                )
+            frame = frame.f_back
 
     def _leave_to_thread(self, sending: Sending) -> None:
         try:
@@ -314,7 +339,7 @@ class Committer:
         if failure is not None:
             raise failure
 
-    def between_steps(self, look: Callable[[], bool]) -> bool:
+    def between_steps(self, look: Callable[[], T]) -> T:
         """Return what `look` says while no step is under way, so that nothing is half handed over."""
         with self._lead:
             return look()
@@ -352,6 +377,8 @@ class Committer:
             self._settle(work, outcome, sendings)
             return None
         assert failure is not None, "a step either commits or says why not"
+        if isinstance(failure, StoreUnknown) and outcome.claims and self.taker is not None:
+            self.taker.doubt(outcome.claims)
         self._fail(work, sendings, failure)
         return failure
 
@@ -410,7 +437,7 @@ class Committer:
             self._guarded(self.taker.deliver, outcome, work.take)
         for sending in sendings:
             self._guarded(_done, sending)
-        if outcome.left_pending:
+        if outcome.left_pending and not outcome.has_rung:
             self._guarded(self._store.ring)
         self._guarded(self._announce, work)
         if self._one_by_one and not self.has_outcomes():

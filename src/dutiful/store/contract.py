@@ -130,7 +130,8 @@ class Work(Struct):
 
 class Outcome(Struct):
     """
-    What a step did. `committed` is the truth even if `exchange` raises.
+    What a step did. `committed` is the truth even if `exchange` raises; after StoreUnknown, `claims` are
+    what it has taken if it was done.
 
     `stored` has for each draft the ids given, in order; with a `buffer` it may be
     shorter than the draft's payloads: the rest found no room.
@@ -143,6 +144,7 @@ class Outcome(Struct):
     unknown: set[str] = field(default_factory=set[str])  # tasks that were met and are not in `known`
     drained: bool = False  # nothing due that is known was left waiting in the queues of `take`
     left_pending: bool = False  # new jobs that are due at once were left for a claim
+    has_rung: bool = False  # the step has told other processes already, so `ring` need not
     next_delay_s: float | None = None  # of the new jobs that are not due yet, the soonest
     found: set[int] = field(default_factory=set[int])  # the drafts of which a job was there already (Unique)
 
@@ -369,13 +371,20 @@ class Store(Protocol):
         ...
 
     def park(
-        self, tasks: Collection[str], queues: Sequence[str], *, after_s: float, park_s: float
+        self,
+        tasks: Collection[str],
+        queues: Sequence[str],
+        *,
+        after_s: float,
+        park_s: float,
+        listed: bool = False,
     ) -> dict[str, int]:
         """
         Put jobs of these tasks out of the way: due again in `park_s`, pending, no attempt counted.
 
-        Only jobs that have been due for `after_s`, and only of tasks that no registered
-        worker of these queues lists. Returns how many of each task.
+        Some of those that have been due for `after_s`, from the head of the line; unless `listed`,
+        only of tasks that no registered worker of these queues lists. Returns how many of each
+        task; none: nothing of them is in the way.
         """
         ...
 

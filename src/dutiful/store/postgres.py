@@ -76,8 +76,8 @@ class PostgresStore:
         self._access = Access(
             url, schema=schema, durability=durability, busy_s=busy_s, worker=worker, let_go=self._let_go
         )
-        self._exchange = Exchange(self._access, worker)
         self._workers = Workers(self._access)
+        self._exchange = Exchange(self._access, worker, owners=self._workers.owners, ride=self._workers.ride)
         self._users = Users(self._access)
 
     @property
@@ -214,20 +214,26 @@ class PostgresStore:
         return total
 
     def park(
-        self, tasks: Collection[str], queues: Sequence[str], *, after_s: float, park_s: float
+        self,
+        tasks: Collection[str],
+        queues: Sequence[str],
+        *,
+        after_s: float,
+        park_s: float,
+        listed: bool = False,
     ) -> dict[str, int]:
-        with self._access.looking() as db:
-            taken_care_of = postgres_look.tasks_taken_care_of(db, queues)
-        if taken_care_of is None or not set(tasks) - taken_care_of:
+        wanted = set(tasks) if listed else self._nobodys(tasks, queues)
+        if not wanted:
             return {}
         with self._access.writing() as db:
             return postgres_upkeep.park(
-                db,
-                set(tasks) - taken_care_of,
-                queues,
-                after_ms=round(after_s * 1000),
-                park_ms=round(park_s * 1000),
+                db, wanted, queues, after_ms=round(after_s * 1000), park_ms=round(park_s * 1000)
             )
+
+    def _nobodys(self, tasks: Collection[str], queues: Sequence[str]) -> set[str]:
+        with self._access.looking() as db:
+            taken_care_of = postgres_look.tasks_taken_care_of(db, queues)
+        return set() if taken_care_of is None else set(tasks) - taken_care_of
 
     def ring(self) -> None:
         self._workers.ring()

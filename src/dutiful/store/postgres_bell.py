@@ -3,21 +3,24 @@ Waking, by NOTIFY: who rings, and what a ring is on this side.
 
 A NOTIFY inside the transaction that stores a job would make all commits of the database wait
 for each other: PostgreSQL takes one lock for it until the commit is done. So a ring is a
-transaction of its own, sent by a thread, at once when the last one is a while ago, else a few
-milliseconds later for all that gathered. A ring that is lost costs at most a pulse: each worker
-looks for itself every `PULSE_S` (see `postgres_pulse`).
+transaction of its own. If the last one is a while ago it is sent right behind the commit, in the
+same trip to the server; else by a thread, a few milliseconds later, for all that gathered. A ring
+that is lost costs at most a pulse: each worker looks for itself every `PULSE_S` (see `postgres_pulse`).
 """
 
 import contextlib
 import os
 import secrets
 import threading
+import time
 
 from dutiful.errors import StoreError
 from dutiful.store.postgres_access import Access, Connection, Error
 
 RING_EVERY_S = 0.005  # a burst of sends rings so often; each ring costs every worker a claim
 DUE, CANCEL = "due", "cancel"
+
+Ring = tuple[str, str]  # a channel, and what is sent on it
 
 
 class Bell:
@@ -89,6 +92,7 @@ class Ringer:
         self.channel = access.schema_name
         self.name = secrets.token_hex(8)
         self._wanted: set[str] = set()
+        self._rung_at = 0.0
         self._came = threading.Event()
         self._closing = threading.Event()
         self._starting = threading.Lock()
@@ -104,6 +108,14 @@ class Ringer:
         if self._thread is None:
             self._start()
 
+    def ride(self) -> Ring | None:
+        """Return a ring to be sent at once by who has just stored something; None: `ring`, it is too soon."""
+        now = time.monotonic()
+        if self._wanted or now < self._rung_at + RING_EVERY_S or not self._access.is_open:
+            return None
+        self._rung_at = now
+        return self.channel, f"{DUE} {self.name}"
+
     def _start(self) -> None:
         with self._starting:
             if self._thread is None and not self._closing.is_set():
@@ -118,8 +130,10 @@ class Ringer:
             # Clear, then take: what is wanted from here on sets it again.
             self._came.clear()
             while self._wanted:
+                self._closing.wait(max(0.0, self._rung_at + RING_EVERY_S - time.monotonic()))
+                self._rung_at = time.monotonic()
                 self._send(self._wanted.pop())
-            if self._closing.wait(RING_EVERY_S) and not self._wanted:
+            if self._closing.is_set() and not self._wanted:
                 break
         self._hang_up()
 

@@ -35,6 +35,7 @@ Error = psycopg.Error
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 Values = Sequence[object] | Mapping[str, object]
 
+_NOTIFY = b"SELECT pg_notify($1, $2)"
 _NAMED = re.compile(rb"%\((\w+)\)s")
 
 
@@ -156,22 +157,46 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             raise
         return row
 
-    def commit_sent(self) -> None:
+    def commit_sent(self, ring: tuple[str, str] | None = None) -> bool:
         """
-        Commit what `send` did.
+        Commit what `send` did; right behind it, in the same trip, send a notification.
+
+        Args:
+            ring: The notification's channel and text; None: none.
+
+        Returns:
+            Whether there was one and it is sent. It is not part of the transaction: if it fails, that holds.
 
         Raises:
             Error: The answer is lost with the connection; or it has failed.
         """
         try:
             self.pgconn.pipeline_sync()
+            if ring is not None:
+                self.pgconn.send_query_params(_NOTIFY, [word.encode() for word in ring])
+                self.pgconn.pipeline_sync()
             result = self._result()
             if result is None or result.status != pq.ExecStatus.PIPELINE_SYNC:
                 raise _error(result)  # noqa: TRY301  # one way to end it
-            self.pgconn.exit_pipeline_mode()
+            has_rung = ring is not None and self._has_rung()
+            if not self.closed:
+                self.pgconn.exit_pipeline_mode()
         except BaseException:
             self.close()
             raise
+        return has_rung
+
+    def _has_rung(self) -> bool:
+        answers = (pq.ExecStatus.TUPLES_OK, None, pq.ExecStatus.PIPELINE_SYNC)
+        try:
+            has_rung = all(
+                (result and result.status) == wanted for wanted in answers for result in [self._result()]
+            )
+        except Error:
+            has_rung = False
+        if not has_rung:
+            self.close()
+        return has_rung
 
     def _end_failed(self) -> None:
         """After an error the Sync rolls back."""

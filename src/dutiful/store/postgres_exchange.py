@@ -9,15 +9,16 @@ one statement and its commit.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from dutiful.job import Claim, JobId
 from dutiful.store import drafting, postgres_step
-from dutiful.store.contract import Draft, Outcome, Take, Work
+from dutiful.store.contract import Draft, Outcome, Owner, Take, Work
 from dutiful.store.postgres_access import Access, Connection, Cursor
+from dutiful.store.postgres_bell import Ring
 from dutiful.store.postgres_errors import again_if_deadlocked
 from dutiful.store.postgres_sql import PostgresSql
 from dutiful.store.special import gates
@@ -77,9 +78,18 @@ class Ids:
 class Exchange:
     """Does steps."""
 
-    def __init__(self, access: Access, worker: str) -> None:
+    def __init__(
+        self,
+        access: Access,
+        worker: str,
+        *,
+        owners: Callable[[], list[Owner]],
+        ride: Callable[[], Ring | None],
+    ) -> None:
         self._access = access
         self._worker = worker
+        self._owners = owners
+        self._ride = ride
         self.ids = Ids(access)
         self._followed_until = 0.0  # monotonic: until then jobs that end are likely to be waited for
 
@@ -128,7 +138,9 @@ class Exchange:
         return True
 
     def _fused(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> None:
-        values: dict[str, object] = postgres_step.fused_values(work.completed) if work.completed else {}
+        values: dict[str, object] = (
+            postgres_step.fused_values(work.completed, self._owners()) if work.completed else {}
+        )
         draft = drafting.joined(work.drafts) if work.drafts else None
         wish, handed = work.take, 0
         if draft is not None:
@@ -145,12 +157,17 @@ class Exchange:
             db.close()
             raise _Followed
         drafting.before_commit(work)
-        self._access.commit(db, _text(xid), outcome, db.commit_sent)
+        outcome.left_pending = draft is not None and draft.due_at_once and handed < len(draft.payloads)
+        if draft is not None:
+            outcome.claims = postgres_step.claims_of(first, draft, handed, int(_text(now)))
+
+        def commit() -> None:
+            outcome.has_rung = db.commit_sent(self._ride() if outcome.left_pending else None)
+
+        self._access.commit(db, _text(xid), outcome, commit)
         if applied is not None:
             outcome.late = postgres_step.late(work.completed, rows)
         if draft is not None:
-            outcome.claims = postgres_step.claims_of(first, draft, handed, int(_text(now)))
-            outcome.left_pending = draft.due_at_once and handed < len(draft.payloads)
             outcome.stored = drafting.ranges(work.drafts, first)
             if not draft.due_at_once:
                 drafting.note_delays(work, outcome)
@@ -204,11 +221,11 @@ class Exchange:
                     claiming.take()
                 if not storing.is_done:
                     storing.do(self._fitting(work, outcome, unfinished))
+                outcome.claims += storing.handed_over(now)
                 drafting.before_commit(work)
                 db.run("COMMIT")
 
         self._access.commit(db, xid, outcome, commit)
-        outcome.claims += storing.handed_over(now)
         drafting.note_delays(work, outcome)
 
     @staticmethod
@@ -225,9 +242,9 @@ class Exchange:
         ended: list[tuple[Sequence[Pair], list[Cursor]]] = []
         if work.acks:
             pairs = [(ack.id, ack.attempt) for ack in work.acks]
-            ended.append((pairs, postgres_step.ack(db, work.acks, worker=self._worker)))
+            ended.append((pairs, postgres_step.ack(db, work.acks, self._owners(), worker=self._worker)))
         if work.completed:
-            rows = postgres_step.complete(db, work.completed, keep=work.keep_completed)
+            rows = postgres_step.complete(db, work.completed, self._owners(), keep=work.keep_completed)
             ended.append((work.completed, [rows]))
             if not work.keep_completed:
                 postgres_step.forget_errors(db, work.completed)

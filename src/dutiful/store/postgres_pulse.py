@@ -25,7 +25,7 @@ from dutiful.store.postgres_marks import LocalFolder
 from dutiful.store.postgres_worker_rows import LOCKS, MISSING, Missing
 
 # A killed worker is noticed so late at most.
-PULSE_S = 0.7
+PULSE_S = 0.72
 # Without contact for so long a worker stops what it runs; after half of it, it starts nothing more.
 LEASE_S = 10.0
 # Others wait a little longer before they take over, so that it has stopped.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from dutiful.job import FINISHED, Ack, Claim, JobId
-from dutiful.store.contract import Draft
+from dutiful.store.contract import Draft, Owner
 from dutiful.store.postgres_access import Connection, Cursor
 
 _encode = msgspec.json.Encoder().encode
@@ -28,8 +28,13 @@ TRANSACTION = f"SELECT pg_current_xact_id()::text, {NOW}"
 # they are sorted. And `= 'running'` would offer it the index job_running, to read all of that.
 OWNED = "state IN ('running', '-')"
 _AT = "width_bucket(id, %(ids)s::bigint[])"
-# An attempt that no longer owns its job is not among the rows that come back.
-_ENDED = f"WHERE id = ANY (%(ids)s::bigint[]) AND attempt = (%(attempts)s::integer[])[{_AT}] AND {OWNED}"
+# An attempt that no longer owns its job is not among the rows that come back. Its number alone would not
+# tell: after a failover that lost a claim, another worker's attempt has the same.
+_MINE = "owner = ANY (%(owners)s::bigint[])"
+_ENDED = (
+    "WHERE id = ANY (%(ids)s::bigint[])"
+    f" AND attempt = (%(attempts)s::integer[])[{_AT}] AND {OWNED} AND {_MINE}"
+)
 # `followed`, as it is when the row is ours at last: whoever waits for the job has written it.
 _PAIRS = "RETURNING id, attempt, followed"
 COMPLETE = {
@@ -83,10 +88,16 @@ SELECT id, attempt, followed FROM acked
 _ACKS_AT_ONCE = 500
 
 
-def complete(db: Connection, pairs: Sequence[tuple[JobId, int]], *, keep: bool) -> Cursor:
+def complete(
+    db: Connection, pairs: Sequence[tuple[JobId, int]], owners: Iterable[Owner], *, keep: bool
+) -> Cursor:
     """Write that these attempts ended well and without a result; the rows are those it applied to."""
     pairs = sorted(pairs)  # in one order everywhere, so that nobody waits in a circle
-    values = {"ids": numbers(pair[0] for pair in pairs), "attempts": numbers(pair[1] for pair in pairs)}
+    values = {
+        "ids": numbers(pair[0] for pair in pairs),
+        "attempts": numbers(pair[1] for pair in pairs),
+        "owners": numbers(owners),
+    }
     return db.run(f"{COMPLETE[keep]} {_PAIRS}", values)
 
 
@@ -111,19 +122,20 @@ def forget_errors(db: Connection, pairs: Sequence[tuple[JobId, int]]) -> None:
         db.run(_FORGET_ERRORS, (numbers(ids),))
 
 
-def ack(db: Connection, acks: Sequence[Ack], *, worker: str) -> list[Cursor]:
+def ack(db: Connection, acks: Sequence[Ack], owners: Sequence[Owner], *, worker: str) -> list[Cursor]:
     """Write what attempts came to, and the errors of those that failed; the rows: those it applied to."""
     acks = sorted(acks, key=_fence)
     return [
-        _ack(db, acks[start : start + _ACKS_AT_ONCE], worker=worker)
+        _ack(db, acks[start : start + _ACKS_AT_ONCE], owners, worker=worker)
         for start in range(0, len(acks), _ACKS_AT_ONCE)
     ]
 
 
-def _ack(db: Connection, acks: Sequence[Ack], *, worker: str) -> Cursor:
+def _ack(db: Connection, acks: Sequence[Ack], owners: Sequence[Owner], *, worker: str) -> Cursor:
     values: dict[str, object] = {
         "ids": numbers(a.id for a in acks),
         "attempts": numbers(a.attempt for a in acks),
+        "owners": numbers(owners),
         "states": [str(a.state) for a in acks],
         "failures": numbers(a.failures for a in acks),
         "crashes": numbers(a.crashes for a in acks),
@@ -340,12 +352,13 @@ FUSED = {
 }
 
 
-def fused_values(pairs: Sequence[tuple[JobId, int]]) -> dict[str, object]:
+def fused_values(pairs: Sequence[tuple[JobId, int]], owners: Iterable[Owner]) -> dict[str, object]:
     """Return the values of the completions in a fused step."""
     pairs = sorted(pairs)
     return {
         "ids": numbers(pair[0] for pair in pairs),
         "attempts": numbers(pair[1] for pair in pairs),
+        "owners": numbers(owners),
         "wanted": len(pairs),
     }
 

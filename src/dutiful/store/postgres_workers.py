@@ -16,7 +16,7 @@ from dutiful.store import postgres_worker_rows as rows
 from dutiful.store.contract import Marks, Owner, Pulse, WorkerInfo
 from dutiful.store.liveness import Life
 from dutiful.store.postgres_access import Access, Connection
-from dutiful.store.postgres_bell import CANCEL, Bell, Ringer
+from dutiful.store.postgres_bell import CANCEL, Bell, Ring, Ringer
 from dutiful.store.postgres_hold import Hold
 from dutiful.store.postgres_marks import LocalFolder
 from dutiful.store.postgres_pulse import Dead, Watch
@@ -219,7 +219,7 @@ class Workers:
                 for claim in rows.running_of(db, worker.owner)
             ]
             if acks:
-                postgres_step.ack(db, acks, worker=worker.name)
+                postgres_step.ack(db, acks, [worker.owner], worker=worker.name)
                 postgres_upkeep.set_free(db, [ack.id for ack in acks])
             crashpoint("rescue.before_commit")
         crashpoint("rescue.after_commit")
@@ -232,7 +232,7 @@ class Workers:
                 return
             acks = [decide(claim, False) for claim in rows.running_of(db, owner)]  # noqa: FBT003
             if acks:
-                postgres_step.ack(db, acks, worker="unknown")
+                postgres_step.ack(db, acks, [owner], worker="unknown")
                 postgres_upkeep.set_free(db, [ack.id for ack in acks])
 
     def remove_orphans(self) -> None:
@@ -245,6 +245,14 @@ class Workers:
         """Wake the workers of other processes."""
         if self._access.is_open:
             self._ringer.ring()
+
+    def owners(self) -> list[Owner]:
+        """Return the workers that joined here and have not left."""
+        return list(self._here)
+
+    def ride(self) -> Ring | None:
+        """Return a ring to send with a commit, if now is a time for one (see `Ringer.ride`)."""
+        return self._ringer.ride()
 
     def tell_cancelled(self) -> None:
         """Have all workers look whether a job of theirs was cancelled."""

@@ -193,21 +193,31 @@ class SqliteStore:
         return total
 
     def park(
-        self, tasks: Collection[str], queues: Sequence[str], *, after_s: float, park_s: float
+        self,
+        tasks: Collection[str],
+        queues: Sequence[str],
+        *,
+        after_s: float,
+        park_s: float,
+        listed: bool = False,
     ) -> dict[str, int]:
-        with self._access.looking() as db:
-            taken_care_of = sqlite_look.tasks_taken_care_of(db, queues)
-        if taken_care_of is None or not set(tasks) - taken_care_of:
+        wanted = set(tasks) if listed else self._nobodys(tasks, queues)
+        if not wanted:
             return {}
         with self._access.writing() as now:
             return sqlite_upkeep.park(
                 self._access.db,
-                set(tasks) - taken_care_of,
+                wanted,
                 queues,
                 now=now,
                 after_ms=round(after_s * 1000),
                 park_ms=round(park_s * 1000),
             )
+
+    def _nobodys(self, tasks: Collection[str], queues: Sequence[str]) -> set[str]:
+        with self._access.looking() as db:
+            taken_care_of = sqlite_look.tasks_taken_care_of(db, queues)
+        return set() if taken_care_of is None else set(tasks) - taken_care_of
 
     def ring(self) -> None:
         self._workers.ring()

@@ -231,6 +231,16 @@ class ClaimContract(Hooks):
         store.join("any", [QUEUE], 1)
         assert self.park(store, "strange") == {}
 
+    def test_jobs_that_workers_list_are_parked_if_asked(self, store: Store) -> None:
+        """As those of a paused task are."""
+        store.join("w", [QUEUE], 1, ["strange"])
+        put(store, draft("1", task="strange"), draft("2"))
+
+        parked = store.park({"strange"}, [QUEUE], after_s=0, park_s=HOUR_S, listed=True)
+
+        assert parked == {"strange": 1}
+        assert store.park({"strange"}, [QUEUE], after_s=0, park_s=HOUR_S, listed=True) == {}
+
     def test_unpark_puts_jobs_back_at_their_old_place(self, store: Store) -> None:
         """Of known tasks only; jobs that came meanwhile are behind them."""
         first, second, odd = put(store, draft("1", "2", task="strange"), draft(task="odd"))

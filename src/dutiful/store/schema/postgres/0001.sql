@@ -19,7 +19,7 @@ CREATE TABLE dutiful.job (
     started_at  bigint,
     finished_at bigint,
     cancel_at   bigint,                       -- a running job was asked to stop
-    parked_at   bigint,                       -- its due_at before no worker knew its task
+    parked_at   bigint,                       -- its due_at before no worker knew its task, or it was paused
     owner       bigint,                       -- worker.id while it runs
     attempt     integer NOT NULL DEFAULT 0,   -- one per claim; (id, attempt) is the fence
     priority    integer NOT NULL DEFAULT 0,   -- higher first

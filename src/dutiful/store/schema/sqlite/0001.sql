@@ -23,7 +23,7 @@ CREATE TABLE dutiful_job (
     started_at  INTEGER,
     finished_at INTEGER,
     cancel_at   INTEGER,                        -- a running job was asked to stop
-    parked_at   INTEGER,                        -- its due_at before no worker knew its task
+    parked_at   INTEGER,                        -- its due_at before no worker knew its task, or it was paused
     -- What follows is NULL in a plain job; `extra` is not NULL in all others.
     extra       TEXT,                           -- for its worker: JSON, see store/special/extra.py
     held        TEXT,                           -- why it is blocked: after, key or pool; or "end": it
