@@ -78,8 +78,8 @@ class Hand:
         self._config = config
         self._events = events
         self._errors = errors
-        self._parking = Parking(store, registry, config, events)
         self._pauses = Pauses(config.queues, changed=lambda: None)
+        self._parking = Parking(store, registry, config, events, paused=lambda: self._pauses.tasks)
         self._firing = Firing(store, declared, events, config, call=self._note_firing, fired=self._note_fired)
         self._firing_s = math.inf
         self._has_fired = False
@@ -175,8 +175,7 @@ class Hand:
         stops = self._stops
         self._join()
         self._declare()
-        with self._store.sql_look() as look:
-            self._pauses.heed(self._pauses.listed(look))
+        self._look_at_pauses()
         for _ in range(ATTEMPTS_MAX):
             if until is not None and until():
                 return True
@@ -205,8 +204,13 @@ class Hand:
             self._owner = self._store.join(config.name, config.queues, config.concurrency, tasks)
             self._attempts.start(self._owner)
             self._store.rescue(self._decide_rescue)
-            self._store.unpark(self._parking.known)
+            self._look_at_pauses()
+            self._parking.unpark()
             self._firing.declare()
+
+    def _look_at_pauses(self) -> None:
+        with self._store.sql_look() as look:
+            self._pauses.heed(self._pauses.listed(look))
 
     def _decide_rescue(self, claim: Claim, was_running: bool) -> Ack:
         result = crashed("its process ended without a word") if was_running else Interrupted()
@@ -240,7 +244,7 @@ class Hand:
         for _ in range(LOOKS_MAX):
             if not self._pauses.queues:
                 return None
-            skip = self._parking.skip() | self._pauses.tasks
+            skip = self._parking.passed_over()
             take = Take(self._owner, self._pauses.queues, 1, suspects=1, known=self._parking.known, skip=skip)
             outcome = Outcome()
             self._store.exchange(Work(take=take), outcome)
@@ -248,7 +252,7 @@ class Hand:
                 return outcome.claims[0]
             if outcome.unknown:
                 self._parking.meet(outcome.unknown)
-            if outcome.drained and not outcome.unknown - skip:
+            if outcome.drained:
                 return None
         return None
 
@@ -312,7 +316,7 @@ class Hand:
         with self._store.sql_look() as look:
             self._firing.look(look)
             back_s = None if clockwork.is_quiet(look) else clockwork.look(look, self._tended_at).next_s
-        skip = self._parking.skip() | self._pauses.tasks
+        skip = self._parking.passed_over()
         due_s = self._store.next_due_s(self._pauses.queues, skip) if self._pauses.queues else None
         found = [each for each in (self._firing_s, back_s, due_s) if each is not None and each > 0]
         nearest = min(found, default=math.inf)
