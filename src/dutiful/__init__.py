@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dutiful.asking import Limit, Unique
+    from dutiful.batch_context import BatchContext, JobInBatch
     from dutiful.config import Keep
     from dutiful.context import Context
     from dutiful.core.retry import Backoff, Retry
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from dutiful.handle import Job, Jobs
     from dutiful.handler import Handler
     from dutiful.job import AttemptError, Cancel, Discard, Progress, Record, Snooze, State
+    from dutiful.middleware import Call, CallJob
     from dutiful.relocation import Migrated, Moved, give_up_move, migrate, migration_sql, move
     from dutiful.schedules import Schedule, ScheduleOptions
     from dutiful.sending import SendOptions
@@ -60,7 +62,10 @@ _HOMES = {
     "AlreadyStarted": "dutiful.errors",
     "AttemptError": "dutiful.job",
     "Backoff": "dutiful.core.retry",
+    "BatchContext": "dutiful.batch_context",
     "BufferFull": "dutiful.errors",
+    "Call": "dutiful.middleware",
+    "CallJob": "dutiful.middleware",
     "Cancel": "dutiful.job",
     "ConfigError": "dutiful.errors",
     "Context": "dutiful.context",
@@ -73,6 +78,7 @@ _HOMES = {
     "Handler": "dutiful.handler",
     "Job": "dutiful.handle",
     "JobError": "dutiful.errors",
+    "JobInBatch": "dutiful.batch_context",
     "DuplicateJob": "dutiful.errors",
     "JobFailed": "dutiful.errors",
     "Limit": "dutiful.asking",
@@ -121,7 +127,10 @@ __all__ = [
     "AlreadyStarted",
     "AttemptError",
     "Backoff",
+    "BatchContext",
     "BufferFull",
+    "Call",
+    "CallJob",
     "Cancel",
     "ConfigError",
     "Context",
@@ -136,6 +145,7 @@ __all__ = [
     "Job",
     "JobError",
     "JobFailed",
+    "JobInBatch",
     "JobNotFound",
     "JobTimeout",
     "Jobs",

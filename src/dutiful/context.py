@@ -203,12 +203,7 @@ class Context:
             with ctx.transaction() as db:
                 db.execute("UPDATE account SET paid = paid + ? WHERE id = ?", (job.amount, job.account))
         """
-        if self.drafts:
-            raise ConfigError(
-                f"job {self._claim.id} has used ctx.send(), whose jobs are stored when the worker completes "
-                "it; no transaction was opened. Use worker.send(…, transaction=…) inside of it instead."
-            )
-        self._has_opened = True
+        self.about_to_complete()
         return self._desk.open(own)
 
     # --- steps ------------------------------------------------------------------------------------
@@ -344,6 +339,20 @@ class Context:
         self.drafts.append(msgspec.structs.replace(draft, only_if=(self._claim.id, self._claim.attempt)))
 
     # --- for our own parts ------------------------------------------------------------------------------
+
+    def about_to_complete(self) -> None:
+        """
+        A transaction is to complete the job.
+
+        Raises:
+            ConfigError: There are jobs that only the worker could store with its completion.
+        """
+        if self.drafts:
+            raise ConfigError(
+                f"job {self._claim.id} has used ctx.send(), whose jobs are stored when the worker completes "
+                "it; no transaction was opened. Use worker.send(…, transaction=…) inside of it instead."
+            )
+        self._has_opened = True
 
     def take_progress(self) -> str | None:
         """Return what was said last, if it is not written yet, as JSON."""

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, Union, cast
 
 import msgspec
 
+from dutiful import batching
 from dutiful.core.retry import Retry
 from dutiful.errors import ConfigError, NotDecodable
 from dutiful.payload import check_name, decode_plain, decoder, reader
@@ -49,6 +50,8 @@ class Handler:
             function at the top level of a module: the child imports it by name.
         queue: Where its jobs are sent to; default the worker's first queue.
         limit: A Limit on how many run at once or begin in a time, over all workers.
+        batch: It takes a list of up to so many payloads, 1 to 10,000, and answers for each.
+        wait: With `batch`: seconds to wait for more, from the first on; 0 to 3600, default 0.05.
         spread: For a named task: the payload is always an object of arguments by name,
             even if there is only one parameter. So does `@worker.task`.
 
@@ -66,6 +69,8 @@ class Handler:
     queue: str | None = None
     limit: Any = None
     spread: bool = False
+    batch: int | None = None
+    wait: float | None = None
     asks: Asks = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +88,13 @@ class Handler:
         if self.timeout is not None and not (0 < self.timeout < math.inf):
             raise ConfigError(f"timeout is {self.timeout!r}; it must be seconds > 0, or None.")
         # Here and not when a job comes: the caller's local names can be seen only now.
-        object.__setattr__(self, "asks", asks_of(self.fn))
+        asks = asks_of(self.fn)
+        if self.batch is not None:
+            batching.check(self.batch, self.wait, spread=self.spread)
+            asks = batching.of_one(asks)
+        elif self.wait is not None:
+            raise ConfigError(f"wait is {self.wait!r}, but there is no batch=; give both, or none.")
+        object.__setattr__(self, "asks", asks)
         if self.process and is_async(self.fn):
             raise ConfigError(
                 f"{self.asks.label}() is async and cannot run in a child process: drop "
@@ -141,10 +152,13 @@ class Entry:
         given_type, spread: What this entry was made with, to make it again in a child process.
         returns: What the function is annotated to return.
         read_result: From the text of a stored result to that; None: not asked for yet.
+        batch: How many jobs it takes at once, at most; None: it takes one.
+        wait_s: How long to wait for that many.
     """
 
     __slots__ = (
         "arguments",
+        "batch",
         "ctx_name",
         "fn",
         "given_type",
@@ -159,6 +173,7 @@ class Entry:
         "spread",
         "task",
         "timeout_s",
+        "wait_s",
     )
 
     def __init__(self, task: str, handler: Handler, payload_type: Any = None) -> None:
@@ -175,12 +190,15 @@ class Entry:
         self.given_type = payload_type
         self.spread = handler.spread
         self.returns = asks.returns
+        self.batch = handler.batch
+        self.wait_s = batching.WAIT_S if handler.wait is None else handler.wait
         self.read_result: Callable[[str], Any] | None = None
         self.payload_type: Any = Any
         self.arguments: Callable[[str], Arguments]
         self.plain: Callable[[str], Any] | None = None
         if payload_type is None and not handler.spread:
-            payload_type = asks.whole
+            is_list = self.batch is not None and asks.parameters
+            payload_type = asks.parameters[0].annotation if is_list else asks.whole
         if payload_type is not None:
             self.payload_type = payload_type
             self.arguments = _whole(asks, payload_type, task)
@@ -197,9 +215,17 @@ class Entry:
             self.read_result = decoder_of(self.returns)
         return self.read_result(text)
 
+    def together(self, each: Sequence[Arguments]) -> Arguments:
+        """Return the arguments of one call for a batch, from those of each of its jobs."""
+        if each[0][0]:
+            return ([args[0] for args, _kwargs in each],), {}
+        (name,) = each[0][1]
+        return (), {name: [kwargs[name] for _args, kwargs in each]}
+
     def _is_plain(self, asks: Asks) -> bool:
         return (
             self.kind is Kind.THREAD
+            and self.batch is None
             and self.ctx_name is None
             and self.timeout_s is None
             and (asks.takes_any or asks.parameters[0].by_position)

@@ -54,6 +54,11 @@ class Registry(MutableMapping[Key, Handler]):
         """The handler set by `process`."""
         return self._table.fallback
 
+    @property
+    def has_batches(self) -> bool:
+        """Whether any handler takes batches."""
+        return self._table.has_batches
+
     def add(
         self,
         fn: Function,

@@ -31,6 +31,7 @@ from dutiful.payload import is_payload_type
 
 Function: TypeAlias = Callable[..., Any]
 
+_CONTEXTS = ("Context", "BatchContext")  # by name, as they stand above this module
 _EMPTY = inspect.Parameter.empty
 _FRAMES_MAX = 20  # callers whose local names are looked at for a forward reference
 
@@ -230,9 +231,9 @@ def _is_context(annotation: Any) -> bool:
     if isinstance(annotation, typing.ForwardRef):
         annotation = annotation.__forward_arg__
     if isinstance(annotation, str):
-        return annotation.strip("'\" ").rpartition(".")[2] == "Context"
+        return annotation.strip("'\" ").rpartition(".")[2] in _CONTEXTS
     module = str(getattr(annotation, "__module__", ""))
-    return getattr(annotation, "__name__", "") == "Context" and module.partition(".")[0] == "dutiful"
+    return getattr(annotation, "__name__", "") in _CONTEXTS and module.partition(".")[0] == "dutiful"
 
 
 def is_async(fn: Any) -> bool:

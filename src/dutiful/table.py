@@ -25,11 +25,13 @@ PLAIN: Mapping[str, type] = types.MappingProxyType(
 class Table:
     """All handlers at one moment, and what was found out about them since."""
 
-    __slots__ = ("_fallback_entries", "_names", "entries", "fallback", "handlers", "sent")
+    __slots__ = ("_fallback_entries", "_names", "entries", "fallback", "handlers", "has_batches", "sent")
 
     def __init__(self, handlers: Mapping[Key, Handler], fallback: Handler | None) -> None:
         self.handlers = handlers
         self.fallback = fallback
+        every = [*handlers.values(), *([] if fallback is None else [fallback])]
+        self.has_batches = any(handler.batch is not None for handler in every)
         self.sent: dict[type, str] = {}
         self.entries: dict[str, Entry] = {}
         self._fallback_entries: dict[tuple[str, type | None], Entry] = {}

@@ -4,7 +4,7 @@ import atexit
 import dataclasses
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -21,6 +21,7 @@ from dutiful.stopping import Deadline, Stopping, is_inside_engine
 if TYPE_CHECKING:
     import os
 
+    from dutiful.middleware import Middleware
     from dutiful.runner.engine import Engine
     from dutiful.store.contract import Store
 
@@ -35,6 +36,7 @@ class Worker(Registering):
         store: A path or `sqlite:///path` of a SQLite file, `":memory:"` (not durable), or a
             Store. Default: the environment variable DUTIFUL_STORE, or "dutiful.db".
         handlers: Payload type, or task name → the function that handles it (or a Handler).
+        middleware: Generator functions that run around each handler; the first outermost.
         queues: The queues that it takes jobs from; what it sends goes to the first.
         concurrency: Handlers that run at once, of all kinds together. 1 keeps order.
         buffer: Bound on unfinished jobs: when it is reached, `send` waits. None: no bound.
@@ -61,6 +63,7 @@ class Worker(Registering):
         store: "str | os.PathLike[str] | Store | None" = None,
         *,
         handlers: Mapping[Any, Any] | None = None,
+        middleware: "Iterable[Middleware]" = (),
         queues: str | Sequence[str] = ("default",),
         concurrency: int = 8,
         buffer: int | None = None,
@@ -94,6 +97,8 @@ class Worker(Registering):
             result_bytes_max=result_bytes_max,
         )
         super().__init__(store, config, handlers, create=create)
+        for each in middleware:
+            self.middleware(each)
         self._changing = threading.RLock()
         self._asking = threading.RLock()
         self._deadline = Deadline(None)

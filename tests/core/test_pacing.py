@@ -39,6 +39,33 @@ def test_how_much_to_take(slots, busy, ready, pace_per_s, payload_bytes, wanted)
     assert taken == wanted
 
 
+@pytest.mark.parametrize(
+    ("busy", "ready", "lacking", "gathered", "payload_bytes", "wanted"),
+    [
+        (0, 0, 92, 8, 0.0, 8 + 92),  # what fills the batch comes in one claim
+        (8, 0, 92, 8, 0.0, 92),  # also while all handlers are busy: it is next
+        (8, 1, 92, 8, 0.0, 91),
+        (8, 92, 92, 8, 0.0, 0),  # jobs of other kinds came instead: no more than that
+        (8, 100, 92, 8, 0.0, 0),
+        (0, 0, 0, 100, 0.0, 8),
+        (0, 0, 92, 8, 1024 * 1024, 8 + 8),  # large payloads: 16 MiB
+        (0, 0, 92, 20, 1024 * 1024, 8),
+    ],
+)
+def test_how_much_to_take_for_batches(busy, ready, lacking, gathered, payload_bytes, wanted) -> None:
+    taken = room(
+        slots=8,
+        busy=busy,
+        ready=ready,
+        pace_per_s=0.0,
+        payload_bytes=payload_bytes,
+        lacking=lacking,
+        gathered=gathered,
+    )
+
+    assert taken == wanted
+
+
 @given(
     slots=st.integers(1, 4096),
     busy=st.integers(0, 5000),

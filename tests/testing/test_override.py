@@ -378,6 +378,38 @@ def test_priorities_keys_and_limits_hold(app: App) -> None:
     assert app.done == [3, 1, 2]
 
 
+def test_a_handler_of_batches_gets_what_is_there(app: App) -> None:
+    @app.worker.handler("many", batch=3)
+    def many(numbers: list[int]) -> list[int]:
+        app.done.append(list(numbers))
+        if 13 in numbers:
+            raise ValueError("unlucky")
+        return [2 * number for number in numbers]
+
+    with override(app.worker):
+        jobs = app.worker.send_many([1, 2, 3, 4], task="many")
+        assert [job.result() for job in jobs] == [2, 4, 6, 8]
+        assert app.done == [[1, 2, 3], [4]]
+        app.worker.send_many([12, 13], task="many")
+        with pytest.raises(ValueError, match="unlucky"):
+            app.worker.drain()
+
+
+def test_middleware_is_around_the_handler(app: App) -> None:
+    @app.worker.middleware
+    def around(call):
+        app.done.append("before")
+        yield
+        app.done.append("after")
+
+    app.worker.handlers["plain"] = lambda: app.done.append("handled")
+    with inline(app.worker):
+        app.worker.send(None, task="plain")
+        app.worker.send(1, task="double")
+
+    assert app.done == ["before", "handled", "after", "before", 1, "after"]
+
+
 def test_a_paused_task_is_not_run(app: App) -> None:
     with override(app.worker):
         app.worker.pause(task="double")

@@ -86,3 +86,43 @@ def _tell(path: str) -> None:
     new = Path(f"{path}.new")
     new.write_text(str(os.getpid()))
     new.rename(path)
+
+
+def add(n: int) -> int:
+    return n + 1
+
+
+def fail_with_no(_n: int) -> None:
+    raise ValueError("no")
+
+
+def outcomes(names: list, ctx: Any) -> list:
+    """Answer for each job of a batch by its name, another way in a second attempt."""
+    answers = {
+        "ok": lambda again: {"n": 1},
+        "none": lambda again: None,
+        "fails": lambda again: "now" if again else ValueError("no"),
+        "dies": lambda again: ValueError("never"),
+        "later": lambda again: "then" if again else Snooze(0),
+        "drop": lambda again: Discard("why"),
+        "stop": lambda again: Cancel("so"),
+    }
+    return [answers[name](job.attempt > 1) for name, job in zip(names, ctx.jobs, strict=True)]
+
+
+def add_together(numbers: list[int]) -> list[int]:
+    return [n + 1 for n in numbers]
+
+
+def fail_together(_numbers: list[int]) -> None:
+    raise ValueError("no")
+
+
+def sleep_together(paths: list[str]) -> None:
+    _tell(paths[0])
+    time.sleep(1000)
+
+
+def die_of_three(numbers: list[int]) -> None:
+    if 3 in numbers:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dutiful import Backoff, ConfigError, Retry, State
+from dutiful import Backoff, ConfigError, Handler, Retry, State
+from tests.worker import handlers as child
 from tests.worker.tools import finished
 
 
@@ -63,6 +64,15 @@ def test_a_deadline_bounds_the_attempt_that_runs(started, shared):
     worker = started(shared, handlers={"t": slow}, retry=Retry(max_attempts=1))
 
     assert finished(worker.send(1, task="t", deadline=0.2)).state is State.DEAD
+
+
+def test_a_deadline_bounds_an_attempt_in_a_child_process(started, path, tmp_path):
+    handler = Handler(child.sleep, process=True, retry=Retry(max_attempts=1))
+    worker = started(path, handlers={"t": handler})
+
+    record = finished(worker.send(str(tmp_path / "told"), task="t", deadline=1))
+
+    assert (record.state, record.errors[0].type) == (State.DEAD, "TimeoutError")
 
 
 @pytest.mark.parametrize("expires", [0, -1, datetime(2030, 1, 1), float("inf"), True])  # noqa: DTZ001

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from dutiful import Backoff, ConfigError, LeaseLost, Retry, State
+from dutiful import Backoff, ConfigError, Handler, LeaseLost, Retry, State
 from tests.servers.shared import fresh_database
 from tests.worker.lenders import ASYNCHRONOUS, COMES_BACK, ON_POSTGRES, ON_SQLITE, Django
 from tests.worker.tools import Seen, finished, result
@@ -282,6 +282,22 @@ def test_a_handlers_own_transaction_completes_the_job(worker, lender, borrowing,
     assert (record.state, record.attempt) == (State.COMPLETED, 1)
     assert states.wait() == [State.COMPLETED]
     assert orders(url) == [5]
+
+
+@with_some
+def test_a_handlers_own_transaction_completes_all_of_a_batch(worker, lender, borrowing, url):
+    tries = []
+
+    def write(numbers, ctx):
+        tries.append(numbers)
+        error = ValueError("not yet") if len(tries) == 1 else None
+        borrowing(lambda own: own.write_in(ctx, f"INSERT INTO orders VALUES ({numbers[0]})", error))
+
+    worker.handlers["write"] = Handler(write, batch=3, wait=0.1, retry=AT_ONCE)
+    jobs = worker.send_many([1, 2, 3], task="write")
+
+    assert [finished(job).state for job in jobs] == [State.COMPLETED] * 3
+    assert orders(url) == [numbers[0] for numbers in tries[1:]]
 
 
 @with_all

@@ -41,9 +41,22 @@ class Pace:
         return self.per_s
 
 
-def room(*, slots: int, busy: int, ready: int, pace_per_s: float, payload_bytes: float) -> int:
+def room(
+    *,
+    slots: int,
+    busy: int,
+    ready: int,
+    pace_per_s: float,
+    payload_bytes: float,
+    lacking: int = 0,
+    gathered: int = 0,
+) -> int:
     """
     Return how many more jobs to take.
+
+    A batch in line is one of those held, and one of those finished: it takes one handler. A batch that
+    is being gathered asks for what it still lacks, so that it is filled by one claim or two. Among what
+    comes then may be jobs of other kinds; so what is held already is taken off that as well.
 
     Args:
         slots: Handlers that may run at once.
@@ -51,6 +64,10 @@ def room(*, slots: int, busy: int, ready: int, pace_per_s: float, payload_bytes:
         ready: Jobs held and not started.
         pace_per_s: Jobs finished per second lately.
         payload_bytes: Their mean payload size.
+        lacking: Jobs that the batches which are being gathered have room for.
+        gathered: Jobs that are held for batches.
     """
-    ahead = min(pace_per_s * AHEAD_S, AHEAD_JOBS_MAX, AHEAD_BYTES_MAX / max(payload_bytes, 1.0))
-    return max(0, slots - busy + int(ahead) - ready)
+    bytes_left = max(0.0, AHEAD_BYTES_MAX - gathered * payload_bytes)
+    jobs_left = bytes_left / max(payload_bytes, 1.0)
+    ahead = min(pace_per_s * AHEAD_S, AHEAD_JOBS_MAX, jobs_left)
+    return max(0, slots - busy + int(ahead) + min(lacking, int(jobs_left)) - ready)

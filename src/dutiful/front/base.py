@@ -45,6 +45,8 @@ class Base:
         self._registry = Registry(handlers)
         self._events = Events()
         self._schedules: dict[str, Declared] = {}
+        self._middleware: list[Any] = []
+        self._outgoing: list[Callable[[], Mapping[str, str]]] = []
         self._store = store_for(store, config, create=create)
         self._committer = Committer(
             self._store, buffer=config.buffer, keep_completed=config.keep_completed.count > 0

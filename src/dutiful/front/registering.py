@@ -1,6 +1,7 @@
 """The front door's part for registering: handlers, tasks, schedules and listeners."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import UnionType
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
@@ -8,11 +9,13 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from dutiful.asking import Limit
 from dutiful.core.retry import Retry
 from dutiful.core.schedule import Cron, Schedule
+from dutiful.errors import AlreadyStarted, ConfigError
 from dutiful.events import Event, checked_listener, kinds_of
 from dutiful.front.looking import Looking
 from dutiful.front.replacing import Replaceable
 from dutiful.handle import Job
 from dutiful.handler import made_of
+from dutiful.middleware import Middleware, checked_middleware
 from dutiful.registry import Registry
 from dutiful.schedules import ScheduleOptions, Schedules, every
 from dutiful.task import Task
@@ -21,6 +24,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 E = TypeVar("E", bound=Event)
+M = TypeVar("M", bound=Middleware)
+H = TypeVar("H", bound=Callable[[], Mapping[str, str]])
 
 
 class Registering(Replaceable, Looking):
@@ -51,6 +56,8 @@ class Registering(Replaceable, Looking):
         process: bool = False,
         queue: str | None = None,
         limit: Limit | None = None,
+        batch: int | None = None,
+        wait: float | None = None,
     ) -> Callable[[F], F]: ...
     def handler(self, fn: Any = None, /, **options: Any) -> Any:
         """
@@ -161,6 +168,42 @@ class Registering(Replaceable, Looking):
         """
         self._registry.process(callback)
         return callback
+
+    def middleware(self, fn: M) -> M:
+        """
+        Have a generator function run around each handler: `@worker.middleware`.
+
+        It is given a Call and yields once. What stands before the `yield` comes before the handler; the
+        handler's result is what the `yield` gives, its exception is raised there. What was registered first
+        is outermost. Returns the function itself. See docs/middleware.md.
+
+        Raises:
+            ConfigError: It is no generator function. AlreadyStarted: The worker runs without it.
+        """
+        checked_middleware(fn)
+        if self._runner is not None:
+            raise AlreadyStarted(self._config.name)
+        self._middleware.append(fn)
+        return fn
+
+    def outgoing_headers(self, fn: H) -> H:
+        """
+        Have a function called at each send: what it returns are headers of the jobs.
+
+        Called where `send` is, so it sees the sender's contextvars; `headers=` wins over it. If it raises,
+        nothing is stored. Sends with `transaction=` cannot have headers, and do without. Returns the
+        function itself, so it is a decorator too.
+
+        Raises:
+            ConfigError: It is no plain function.
+        """
+        if not callable(fn) or inspect.iscoroutinefunction(fn):
+            raise ConfigError(
+                f"outgoing_headers() was given {fn!r}; nothing was registered. Give a plain function, "
+                "without async, that returns texts by name."
+            )
+        self._outgoing.append(fn)
+        return fn
 
     @overload
     def on(self, event: type[E], listener: Callable[[E], object], /) -> Callable[[E], object]: ...

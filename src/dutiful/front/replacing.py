@@ -122,4 +122,5 @@ class Replaceable(Sender):
             self._events,
             self._draft,
             self._schedules,
+            self._middleware,
         )

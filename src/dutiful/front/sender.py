@@ -58,10 +58,21 @@ class Sender(Base):
         """
         return self._send(payload, options, exempt=self._is_handler_here())
 
+    def _sending(self, options: SendOptions) -> Sending:
+        """Read the options, and add the headers that all sends have."""
+        if self._outgoing and options.get("transaction") is None:  # which cannot have any
+            headers: dict[str, str] = {}
+            for each in self._outgoing:
+                headers |= each()
+            given: Any = options.get("headers") or {}
+            if headers and isinstance(given, Mapping):
+                options = {**options, "headers": {**headers, **given}}
+        return Sending(self._registry, self._config, options)
+
     def _send(
         self, payload: object, options: SendOptions, *, exempt: bool, gone: threading.Event | None = None
     ) -> Job:
-        how = Sending(self._registry, self._config, options)
+        how = self._sending(options)
         stored: list[range] = []
         me = self._door.enter(exempt=exempt)
         try:
@@ -72,7 +83,7 @@ class Sender(Base):
 
     def _draft(self, payload: object, options: Mapping[str, Any]) -> Draft:
         """Return the job that a handler sends with its own completion (`ctx.send`)."""
-        how = Sending(self._registry, self._config, cast("SendOptions", dict(options)))
+        how = self._sending(cast("SendOptions", dict(options)))
         draft = self._drafting.one(payload, how)
         unique = None if draft.special is None else draft.special.unique
         if unique is not None and unique.on_conflict == "raise":
@@ -92,7 +103,7 @@ class Sender(Base):
         return self._send_many(payloads, options, exempt=self._is_handler_here())
 
     def _send_many(self, payloads: Iterable[object], options: SendOptions, *, exempt: bool) -> Jobs:
-        how = Sending(self._registry, self._config, options)
+        how = self._sending(options)
         ranges: list[range] = []
         chunks = self._drafting.chunks(payloads, how, self._chunk_jobs())
         try:
@@ -202,7 +213,7 @@ class Sender(Base):
             return Job(self, (await self._asend_in([payload], options, exempt=exempt))[0][0])
         if self._config.buffer is not None:  # it may have to wait for room
             return await self._in_thread(lambda gone: self._send(payload, options, exempt=exempt, gone=gone))
-        how = Sending(self._registry, self._config, options)
+        how = self._sending(options)
         me = self._door.enter(current_task(), exempt=exempt)
         try:
             if not self._is_open:
@@ -235,7 +246,7 @@ class Sender(Base):
         """Send in the caller's own transaction."""
         from dutiful.async_edge import insert_in
 
-        how = Sending(self._registry, self._config, options)
+        how = self._sending(options)
         ranges: list[range] = []
         for drafts in self._drafting.chunks(payloads, how, CHUNK_JOBS):
             me = self._door.enter(current_task(), exempt=exempt)

@@ -6,8 +6,9 @@ One attempt, from claim to outcome.
 
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dutiful.config import Config
@@ -15,12 +16,17 @@ from dutiful.context import Context, Desk
 from dutiful.crashpoint import ARMED, crashpoint
 from dutiful.errors import NotDecodable
 from dutiful.events import Events, HandlerStuck
-from dutiful.handler import Entry, Kind
+from dutiful.handler import Arguments, Entry, Kind
 from dutiful.job import Claim, Discard, Interrupted, JobId, Result
+from dutiful.middleware import Around
 from dutiful.registry import Registry
+from dutiful.runner import batch
 from dutiful.runner.attempt import Attempt
+from dutiful.runner.batch import Batch
+from dutiful.runner.batches import Batches, Item, Place
 from dutiful.runner.failure import error_info, timed_out
 from dutiful.runner.outcomes import Outcomes
+from dutiful.runner.spare import Spare
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Marks, Owner, Store
 from dutiful.store.liveness import SLOTS_MAX
@@ -43,6 +49,9 @@ class Attempts:
         suspect_over: Called when an attempt at a job that has crashed before has ended.
         nudge: Has the worker look whether something is due.
         draft: From a payload and the options of `send` to the job to store.
+        around: The middleware, if there is any: then jobs are run with `run_around`.
+        batches: Where the jobs of a batch are when its turn has come.
+        spare: Numbers to mark them with.
     """
 
     def __init__(
@@ -59,6 +68,9 @@ class Attempts:
         suspect_over: Callable[[Claim], None],
         nudge: Callable[[], None],
         draft: Callable[[object, Mapping[str, Any]], Draft],
+        around: Around | None,
+        batches: Batches,
+        spare: Spare,
     ) -> None:
         self._store = store
         self._committer = committer
@@ -71,6 +83,9 @@ class Attempts:
         self._suspect_over = suspect_over
         self._nudge = nudge
         self._draft = draft
+        self._around = around
+        self._batches = batches
+        self._spare = spare
         self.outcomes = Outcomes(committer, config, events)
         self._coroutines: Coroutines | None = None
         self._children: ChildPool | None = None
@@ -89,12 +104,11 @@ class Attempts:
 
     # --- one attempt --------------------------------------------------------------------------
 
-    def run(self, claim: Claim, slot: int) -> bool:
+    def run(self, claim: Item, slot: int) -> bool:
         """Run a job in this thread; False if it goes on elsewhere and frees its slot itself."""
         entry = self._registry.entry(claim.task)
         if entry is None:  # its handler was taken away after the claim
-            self._never_ran(claim, Interrupted())
-            return True
+            return self._give_back(claim)
         if (
             entry.plain is not None
             and not claim.crashes
@@ -106,9 +120,19 @@ class Attempts:
             except Exception:  # noqa: BLE001, S110  # told below, where it is decoded again
                 pass
             else:
-                self._run_plain(claim, slot, entry, argument)
+                self._run_plain(claim, slot, entry, argument)  # type: ignore[arg-type]  # no Place: a payload
                 return True
         return self._run_fully(claim, slot, entry)
+
+    def run_around(self, claim: Item, slot: int) -> bool:
+        """`run`, with middleware around the handler."""
+        entry = self._registry.entry(claim.task)
+        return self._give_back(claim) if entry is None else self._run_fully(claim, slot, entry)
+
+    def _give_back(self, item: Item) -> bool:
+        for claim in self._batches.draw(item) if isinstance(item, Place) else [item]:
+            self._never_ran(claim, Interrupted())
+        return True
 
     def _run_plain(self, claim: Claim, slot: int, entry: Entry, argument: object) -> None:
         """
@@ -134,7 +158,9 @@ class Attempts:
                 self.outcomes.returned(claim, entry, value)
         self.finished += 1
 
-    def _run_fully(self, claim: Claim, slot: int, entry: Entry) -> bool:
+    def _run_fully(self, claim: Item, slot: int, entry: Entry) -> bool:
+        if entry.batch is not None or isinstance(claim, Place):
+            return self._run_batch(claim, slot, entry)
         attempt = Attempt(claim, entry, slot)
         try:
             args, kwargs = _arguments(entry, claim)
@@ -142,21 +168,63 @@ class Attempts:
             self._never_ran(claim, Discard(str(error)), error)
             return True
         if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
-            desk = Desk(
-                self._store,
-                self._draft,
-                lambda own: self._transaction(attempt, own),
-                self._config.result_bytes_max,
-            )
-            attempt.ctx = Context(claim, desk)
-            kwargs[entry.ctx_name] = attempt.ctx
-        self.running[slot] = attempt
-        self._marks[slot] = claim.id
+            attempt.ctx = kwargs[entry.ctx_name] = Context(claim, self._desk(attempt))
+        return self._begin(attempt, args, kwargs)
+
+    def _run_batch(self, item: Item, slot: int, entry: Entry) -> bool:
+        claims = self._batches.draw(item) if isinstance(item, Place) else [item]
+        try:
+            # The handler may have been replaced meanwhile, by one that takes less, or single jobs.
+            most = entry.batch or 0
+            if len(claims) > most:
+                self._batches.offer(claims[most:])
+                claims = claims[:most]
+            return self._run_together(claims, slot, entry)
+        except BaseException as error:  # noqa: BLE001  # a bug in us: told of each job
+            for claim in claims:
+                self.fault(claim, error)
+            return True
+
+    def _run_together(self, claims: list[Claim], slot: int, entry: Entry) -> bool:
+        decoded: list[Claim] = []
+        each: list[Arguments] = []
+        for claim in claims:
+            try:
+                each.append(_arguments(entry, claim))
+            except NotDecodable as error:
+                self._never_ran(claim, Discard(str(error)), error)
+            else:
+                decoded.append(claim)
+        if not decoded:  # or all were cancelled, or given back, before the turn came
+            return True
+        attempt = Batch(decoded, entry, slot)
+        args, kwargs = entry.together(each)
+        if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
+            from dutiful.batch_context import BatchContext  # for those who use it
+
+            attempt.batch_ctx = kwargs[entry.ctx_name] = BatchContext(decoded, self._desk(attempt))
+        return self._begin(attempt, args, kwargs)
+
+    def _desk(self, attempt: Attempt) -> Desk:
+        return Desk(
+            self._store,
+            self._draft,
+            lambda own: self._transaction(attempt, own),
+            self._config.result_bytes_max,
+        )
+
+    def _begin(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        entry = attempt.entry
+        if self._around is not None:
+            wrap = self._around.asynchronous if entry.kind is Kind.ASYNC else self._around.sync
+            attempt.fn = wrap(attempt.claims, entry.fn, entry.ctx_name)
+        self.running[attempt.slot] = attempt
+        self._mark(attempt)
         if entry.kind is Kind.ASYNC:
             self._event_loop().start(attempt, args, kwargs)
             return False
         if entry.kind is Kind.PROCESS:
-            self._run_in_child(attempt)
+            self._run_in_child(attempt, args, kwargs)
         else:
             self._run_here(attempt, args, kwargs)
         return True
@@ -168,7 +236,6 @@ class Attempts:
             self._suspect_over(claim)
 
     def _run_here(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entry = attempt.entry
         if attempt.timeout_s is not None:
             attempt.deadline = time.monotonic() + attempt.timeout_s
             self._look_by(attempt.deadline)
@@ -177,7 +244,7 @@ class Attempts:
         value: object = None
         failure: BaseException | None = None
         try:
-            value = entry.fn(*args, **kwargs)
+            value = attempt.fn(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001  # as above
             failure = error
         with self._deciding:  # in time, or out of time: not both
@@ -186,23 +253,37 @@ class Attempts:
             crashpoint("handler.after")
         self._over(attempt, value, failure)
 
-    def _run_in_child(self, attempt: Attempt) -> None:
-        from dutiful.runner.children import run_in_child  # 60 ms, for those who use it
+    def _run_in_child(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        from dutiful.runner.children import run_around_child, run_in_child  # 60 ms, for those who use it
 
-        claim, entry = attempt.claim, attempt.entry
-        result, unencodable = run_in_child(
-            self._child_pool(), claim, entry, self._reference(entry), self._config, self.outcomes.retry(entry)
-        )
-        if unencodable is not None:
-            self.outcomes.dropped(claim, unencodable)
+        entry, retry = attempt.entry, self.outcomes.retry(attempt.entry)
+        bytes_max = self._config.result_bytes_max
+        run = partial(run_in_child, self._child_pool(), attempt, self._reference(entry), bytes_max, retry)
+        if self._around is None:
+            ends = run().ends
+        else:
+            around = partial(self._around.sync, attempt.claims, ctx_name=None)
+            of_end = partial(self._results, attempt)
+            is_batch = entry.batch is not None
+            ends = run_around_child(around, run, args, kwargs, of_end, is_batch=is_batch)
         self._unmark(attempt)
-        self.outcomes.end(claim, result, self.outcomes.retry(entry))
+        for claim, end in zip(attempt.claims, ends, strict=True):
+            if end.unencodable is not None:
+                self.outcomes.dropped(claim, end.unencodable)
+            self.outcomes.end(claim, end.result, retry)
         self._after(attempt)
+
+    def _results(self, attempt: Attempt, value: object, error: BaseException | None) -> Sequence[Result]:
+        if isinstance(attempt, Batch):
+            return batch.results(attempt, value, error, self.outcomes)
+        return [self.outcomes.of_attempt(attempt, value, error)]
 
     def _over(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         """A handler has ended in this process."""
         self._unmark(attempt)
-        if attempt.ctx is not None and attempt.ctx.is_completed:  # its transaction has said so
+        if isinstance(attempt, Batch):
+            batch.end(attempt, value, error, self.outcomes)
+        elif attempt.ctx is not None and attempt.ctx.is_completed:  # its transaction has said so
             if error is not None:
                 self.outcomes.raised_after_completion(attempt.claim, error)
         else:
@@ -210,8 +291,15 @@ class Attempts:
             self.outcomes.end(attempt.claim, result, self.outcomes.retry(attempt.entry), attempt=attempt)
         self._after(attempt)
 
+    def _mark(self, attempt: Attempt) -> None:
+        self._marks[attempt.slot] = attempt.claim.id
+        if isinstance(attempt, Batch):
+            batch.mark(attempt, self._marks, self._spare)
+
     def _unmark(self, attempt: Attempt) -> None:
         self._marks[attempt.slot] = 0
+        if isinstance(attempt, Batch):
+            batch.unmark(attempt, self._marks, self._spare)
         self.running.pop(attempt.slot, None)
         attempt.is_over = True
 
@@ -225,10 +313,11 @@ class Attempts:
         for slot in range(SLOTS_MAX):
             self._marks[slot] = 0
 
-    def fault(self, claim: Claim, error: BaseException) -> None:
+    def fault(self, claim: Item, error: BaseException) -> None:
         """Something of ours raised while it ran a job."""
+        assert not isinstance(claim, Place), "`_run_batch` tells of its jobs itself"
         for attempt in list(self.running.values()):
-            if attempt.claim is claim:
+            if any(each is claim for each in attempt.claims):
                 self._unmark(attempt)
         self.outcomes.fault(claim, error)
         if claim.crashes:
@@ -239,8 +328,9 @@ class Attempts:
     def cancel(self, job_id: JobId) -> bool:
         """Stop a running job as its kind allows: a thread is asked, the others are ended."""
         for attempt in list(self.running.values()):
-            if attempt.claim.id == job_id:
-                if not attempt.cancelled:  # else it was told
+            if any(claim.id == job_id for claim in attempt.claims):
+                # A batch goes on for the others. If it is cancelled already, it was told.
+                if attempt.call_off(job_id) and not attempt.cancelled:
                     attempt.cancelled = True  # first: it may end at once
                     attempt.cancelled = self._stop(attempt, "cancel")
                 return True
@@ -294,14 +384,16 @@ class Attempts:
     def _give_up_lease(self, attempt: Attempt) -> None:
         """A stuck thread has had its time: another attempt may have the job. Its own outcome will be late."""
         retry = self.outcomes.retry(attempt.entry)
-        self.outcomes.end(attempt.claim, timed_out(attempt.claim, attempt.timeout_s, retry), retry)
+        for claim in attempt.claims:
+            self.outcomes.end(claim, timed_out(claim, attempt.timeout_s, retry), retry)
 
     def write_progress(self) -> None:
         """Write how far the running attempts have come, those of which that is new."""
         said = [
-            (attempt.claim, text)
+            (claim, text)
             for attempt in list(self.running.values())
-            if attempt.ctx is not None and (text := attempt.ctx.take_progress()) is not None
+            for claim, ctx in zip(attempt.claims, attempt.contexts, strict=False)  # there may be none
+            if (text := ctx.take_progress()) is not None
         ]
         if said:
             with self._store.sql() as sql:
@@ -315,19 +407,19 @@ class Attempts:
             return self._ours(attempt)
         from dutiful.store.borrowed.completing import OwnTransaction  # 3 ms, for those who use it
 
-        completion = self._store.completion(attempt.claim)
+        completion = self._store.completion(*attempt.claims)
         return OwnTransaction(own, completion, lambda: self._completed(attempt))
 
     @contextmanager
     def _ours(self, attempt: Attempt) -> Generator[Any]:
-        with self._store.transaction(attempt.claim) as connection:
+        with self._store.transaction(*attempt.claims) as connection:
             yield connection
         self._completed(attempt)
 
     def _completed(self, attempt: Attempt) -> None:
-        assert attempt.ctx is not None, "only a context opens transactions"
-        attempt.ctx.is_completed = True
-        self._committer.told(attempt.claim.id)
+        attempt.has_completed()
+        for claim in attempt.claims:
+            self._committer.told(claim.id)
         self._nudge()  # it may have sent jobs in that transaction
 
     def _event_loop(self) -> "Coroutines":
@@ -342,7 +434,8 @@ class Attempts:
         try:
             self._over(attempt, value, error)
         except BaseException as fault:  # noqa: BLE001  # a bug in us must not cost the slot, or the loop
-            self.fault(attempt.claim, fault)
+            for claim in attempt.claims:
+                self.fault(claim, fault)
         self._free(attempt.slot)
 
     def _child_pool(self) -> "ChildPool":
@@ -357,7 +450,9 @@ class Attempts:
         from dutiful.runner.messages import HandlerRef  # as above
 
         if entry not in self._refs:
-            self._refs[entry] = HandlerRef.to(entry.fn, entry.task, entry.given_type, spread=entry.spread)
+            self._refs[entry] = HandlerRef.to(
+                entry.fn, entry.task, entry.given_type, spread=entry.spread, batch=entry.batch
+            )
         return self._refs[entry]
 
     def end_all(self) -> None:

@@ -21,7 +21,16 @@ from dutiful.errors import ConfigError, NotEncodable
 from dutiful.handler import Entry
 from dutiful.job import Cancel, Discard, JobId, Snooze
 from dutiful.payload import encode_result
-from dutiful.runner.messages import ChildJob, Failure, HandlerRef, HeldFd, Returned, Signal
+from dutiful.runner.messages import (
+    ChildBatch,
+    ChildJob,
+    Failure,
+    HandlerRef,
+    HeldFd,
+    Returned,
+    Signal,
+    Together,
+)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -63,6 +72,25 @@ class ChildContext:
             f"ctx.{name} of job {self.id} ({self.task}) is not available with process=True; "
             "nothing was written. Return the result, or run the handler without process=True."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ChildBatchContext:
+    """What a handler of batches with `process=True` can ask: of its batch, and of each job in it."""
+
+    jobs: tuple[ChildContext, ...]
+    cancelled: bool = False  # as above
+
+    @property
+    def task(self) -> str:
+        return self.jobs[0].task
+
+    def check(self) -> None:
+        """Do nothing: a child that lost its jobs is killed."""
+
+    def transaction(self, own: object = None) -> NoReturn:
+        """Raise `ConfigError`: the store's connection is in another process."""
+        self.jobs[0].transaction(own)
 
 
 def child_main(pipe: Connection, _held: HeldFd | None, parent_pid: int) -> None:
@@ -109,7 +137,8 @@ def _answer(question: Any, entries: dict[HandlerRef, Entry]) -> bytes:
             entries[question] = question.entry()
             return pickle.dumps(None)
         ref, job = question
-        return pickle.dumps(_call(entries[ref], job))
+        entry = entries[ref]
+        return pickle.dumps(_call_batch(entry, job) if isinstance(job, ChildBatch) else _call(entry, job))
     except BaseException as error:  # noqa: BLE001 - SystemExit too is the handler's, not the child's
         return pickle.dumps(Failure.of(error))
 
@@ -117,8 +146,32 @@ def _answer(question: Any, entries: dict[HandlerRef, Entry]) -> bytes:
 def _call(entry: Entry, job: ChildJob) -> Returned | Signal:
     args, kwargs = entry.arguments(job.payload)
     if entry.ctx_name is not None:
-        kwargs[entry.ctx_name] = ChildContext(job.id, job.attempt, job.task, job.queue)
-    result = entry.fn(*args, **kwargs)
+        kwargs[entry.ctx_name] = _context(job)
+    return _answered(entry.fn(*args, **kwargs), job)
+
+
+def _call_batch(entry: Entry, batch: ChildBatch) -> Together:
+    from dutiful.runner.batch import outcomes_of  # for those who use it
+
+    args, kwargs = entry.together([entry.arguments(job.payload) for job in batch.jobs])
+    if entry.ctx_name is not None:
+        kwargs[entry.ctx_name] = ChildBatchContext(tuple(map(_context, batch.jobs)))
+    outcomes = outcomes_of(len(batch.jobs), entry.fn(*args, **kwargs))
+    if isinstance(outcomes, BaseException):
+        raise outcomes
+    return Together(
+        tuple(
+            Failure.of(outcome) if isinstance(outcome, BaseException) else _answered(outcome, job)
+            for outcome, job in zip(outcomes, batch.jobs, strict=True)
+        )
+    )
+
+
+def _context(job: ChildJob) -> ChildContext:
+    return ChildContext(job.id, job.attempt, job.task, job.queue)
+
+
+def _answered(result: object, job: ChildJob) -> Returned | Signal:
     if isinstance(result, Snooze | Cancel | Discard):
         return result
     try:

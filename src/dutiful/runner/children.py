@@ -1,40 +1,133 @@
-"""What an attempt in a child process came to, as a Result."""
+"""What an attempt in a child process came to: an end for each of its jobs."""
 
-from dutiful.config import Config
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
 from dutiful.core.retry import Retry
-from dutiful.errors import NotDecodable
-from dutiful.handler import Entry
+from dutiful.errors import LeaseLost, NotDecodable
 from dutiful.job import Cancel, Claim, Completed, Discard, ErrorInfo, Interrupted, Result, Snooze
+from dutiful.payload import decode_plain
 from dutiful.runner import messages
+from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import checked, crashed, failed, timed_out
 from dutiful.runner.processes import ChildPool
 
 
+class End(NamedTuple):
+    """
+    What one job came to.
+
+    Attributes:
+        result: What is written of it.
+        unencodable: Why its value was not kept, if so.
+        error: What middleware is told of an end that the handler did not choose.
+    """
+
+    result: Result
+    unencodable: str | None = None
+    error: BaseException | None = None
+
+    @property
+    def value(self) -> object:
+        """What the handler answered, as plain values."""
+        if self.error is not None:
+            return self.error
+        if not isinstance(self.result, Completed):
+            return self.result
+        return None if self.result.value is None else decode_plain(self.result.value)
+
+
+class Came(NamedTuple):
+    """
+    What an attempt came to.
+
+    Attributes:
+        ends: Of its jobs, in their order.
+        error: What the handler's call as a whole ended with; None: it returned.
+    """
+
+    ends: list[End]
+    error: BaseException | None = None
+
+
 def run_in_child(
-    pool: ChildPool,
-    claim: Claim,
-    entry: Entry,
-    ref: messages.HandlerRef,
-    config: Config,
-    retry: Retry,
-) -> tuple[Result, str | None]:
-    """Run an attempt in a child process; return its result, and why its value was not kept, if so."""
-    job = messages.ChildJob(
-        claim.id, claim.attempt, claim.task, claim.queue, claim.payload or "", config.result_bytes_max
-    )
-    outcome = pool.run(ref, job, timeout_s=entry.timeout_s)
+    pool: ChildPool, attempt: Attempt, ref: messages.HandlerRef, result_bytes_max: int, retry: Retry
+) -> Came:
+    """Run an attempt in a child process."""
+    jobs = [
+        messages.ChildJob(
+            claim.id, claim.attempt, claim.task, claim.queue, claim.payload or "", result_bytes_max
+        )
+        for claim in attempt.claims
+    ]
+    job = jobs[0] if attempt.entry.batch is None else messages.ChildBatch(jobs[0].id, tuple(jobs))
+    outcome = pool.run(ref, job, timeout_s=attempt.timeout_s)
+    if isinstance(outcome, messages.Together):
+        pairs = zip(attempt.claims, outcome.answers, strict=True)
+        return Came([_end(claim, messages.received(each), attempt, retry) for claim, each in pairs])
+    ends = [_end(claim, outcome, attempt, retry) for claim in attempt.claims]
+    return Came(ends, ends[0].error)
+
+
+def run_around_child(
+    around: Callable[[Callable[..., Any]], Callable[..., Any]],
+    run: Callable[[], Came],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    of_end: Callable[[object, BaseException | None], Sequence[Result]],
+    *,
+    is_batch: bool,
+) -> list[End]:
+    """
+    Run an attempt in a child process, with middleware around the wait for it.
+
+    Args:
+        around: Puts it around a function.
+        run: Runs the attempt.
+        args: What the handler is called with, as the middleware sees it.
+        kwargs: That by name.
+        of_end: The results of what the middleware made of it: a value, or an error.
+        is_batch: Whether the handler answers with a list.
+    """
+    came: Came | None = None
+    given: object = None
+
+    def call(*_args: Any, **_kwargs: Any) -> object:
+        nonlocal came, given
+        came = run()
+        if came.error is not None:
+            raise came.error
+        given = [end.value for end in came.ends] if is_batch else came.ends[0].value
+        return given
+
+    try:
+        value = around(call)(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001  # SystemExit too is the middleware's, not ours
+        if came is not None and error is came.error:
+            return came.ends
+        return [End(result) for result in of_end(None, error)]
+    # Its own, as it was stored: a value that cannot be kept has been told already.
+    if came is not None and came.error is None and value is given:
+        return came.ends
+    return [End(result) for result in of_end(value, None)]
+
+
+def _end(claim: Claim, outcome: messages.Outcome, attempt: Attempt, retry: Retry) -> End:
     match outcome:
         case messages.Returned(value, unencodable):
-            return Completed(value), unencodable
+            return End(Completed(value), unencodable)
         case messages.Raised(exception, error):
-            return _raised(claim, exception, error, retry), None
+            return End(_raised(claim, exception, error, retry), error=exception)
         case messages.Died(description):
-            verb = "was " if description.startswith("killed") else ""
-            return crashed(f"its child process {verb}{description}"), None
+            said = f"its child process {'was ' if description.startswith('killed') else ''}{description}"
+            return End(crashed(said), error=RuntimeError(said))
         case messages.Killed(reason):
-            return _killed(claim, reason, entry, retry), None
+            why = TimeoutError("out of time") if reason == "timeout" else LeaseLost(claim.id)
+            return End(_killed(claim, reason, attempt.timeout_s, retry), error=why)
+        case messages.Together():
+            raise AssertionError("one job has one answer")
         case _:
-            return _steered(claim, outcome, retry), None
+            return _steered(claim, outcome, retry)
 
 
 def _raised(claim: Claim, exception: BaseException, error: ErrorInfo, retry: Retry) -> Result:
@@ -43,16 +136,16 @@ def _raised(claim: Claim, exception: BaseException, error: ErrorInfo, retry: Ret
     return failed(claim, exception, retry, error)
 
 
-def _steered(claim: Claim, value: Snooze | Cancel | Discard, retry: Retry) -> Result:
+def _steered(claim: Claim, value: Snooze | Cancel | Discard, retry: Retry) -> End:
     try:
-        return checked(value)
+        return End(checked(value))
     except ValueError as error:
-        return failed(claim, error, retry)
+        return End(failed(claim, error, retry), error=error)
 
 
-def _killed(claim: Claim, reason: messages.Reason, entry: Entry, retry: Retry) -> Result:
+def _killed(claim: Claim, reason: messages.Reason, timeout_s: float | None, retry: Retry) -> Result:
     if reason == "cancel":
         return Cancel("cancelled while it ran")
     if reason == "stop":
         return Interrupted()
-    return timed_out(claim, entry.timeout_s, retry)
+    return timed_out(claim, timeout_s, retry)

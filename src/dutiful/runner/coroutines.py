@@ -66,7 +66,7 @@ class Coroutines:
         limit = asyncio.timeout(attempt.timeout_s)
         try:
             async with limit:
-                value = await attempt.entry.fn(*args, **kwargs)
+                value = await attempt.fn(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001  # see above
             failure = error
         attempt.timed_out = limit.expired() and failure is not None

@@ -1,6 +1,6 @@
 """What the front door needs of whatever runs its jobs: a Runner, or in a test what stands in for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from dutiful.config import Config
@@ -67,6 +67,7 @@ MakeEngine: TypeAlias = Callable[
         Events,
         Callable[[object, Mapping[str, Any]], Draft],
         Mapping[str, Declared],
+        Sequence[Any],
     ],
     Engine,
 ]

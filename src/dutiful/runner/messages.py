@@ -2,8 +2,9 @@
 What a worker and its child processes say to each other, and how an attempt in a child may end.
 
 Question and answer take turns on one pipe. The worker asks with a `HandlerRef` that the child
-has not seen, then with the pair of it and a `ChildJob`. The child answers the first with None,
-the second with `Returned` or a signal, and either with a `Failure`. All of them pickle.
+has not seen, then with the pair of it and a `ChildJob` or a `ChildBatch`. The child answers the first
+with None, a job with `Returned` or a signal, a batch with `Together`, and any with a `Failure`. All of
+them pickle.
 """
 
 import importlib
@@ -40,10 +41,17 @@ class HandlerRef(Struct, frozen=True):
     task: str
     payload_type: bytes | None = None
     spread: bool = False
+    batch: int | None = None
 
     @classmethod
     def to(
-        cls, fn: Callable[..., Any], task: str, payload_type: Any = None, *, spread: bool = False
+        cls,
+        fn: Callable[..., Any],
+        task: str,
+        payload_type: Any = None,
+        *,
+        spread: bool = False,
+        batch: int | None = None,
     ) -> "HandlerRef":
         """Refer to `fn`. Raises `ConfigError` if a child could not find its type."""
         try:
@@ -53,12 +61,12 @@ class HandlerRef(Struct, frozen=True):
                 f"process=True: {payload_type!r}, the payload type of {fn!r}, cannot be imported in "
                 f"another process ({error}). Define it at the top level of a module."
             ) from error
-        return cls(fn.__module__, fn.__qualname__, task, pickled, spread)
+        return cls(fn.__module__, fn.__qualname__, task, pickled, spread, batch)
 
     def entry(self) -> Entry:
         """Import the handler and make it ready; in the child."""
         payload_type = pickle.loads(self.payload_type) if self.payload_type else None  # noqa: S301 - from the parent
-        return Entry(self.task, Handler(self.resolve(), spread=self.spread), payload_type)
+        return Entry(self.task, Handler(self.resolve(), spread=self.spread, batch=self.batch), payload_type)
 
     def resolve(self) -> Callable[..., Any]:
         """Import the handler; in the child."""
@@ -85,6 +93,13 @@ class ChildJob(Struct, frozen=True):
     queue: str
     payload: str
     result_bytes_max: int = 1024 * 1024  # as Config has it
+
+
+class ChildBatch(Struct, frozen=True):
+    """A batch: one call for several jobs; `id` is that of the first."""
+
+    id: JobId
+    jobs: tuple[ChildJob, ...]
 
 
 class Returned(Struct, frozen=True):
@@ -122,9 +137,6 @@ class Killed(Struct, frozen=True):
     reason: Reason
 
 
-Outcome: TypeAlias = Returned | Signal | Raised | Died | Killed
-
-
 class Failure(Struct, frozen=True):
     """A `Raised` on its way: its exception is unpickled by whoever may fail at it."""
 
@@ -147,6 +159,21 @@ class Failure(Struct, frozen=True):
             with suppress(Exception):
                 return Raised(pickle.loads(self.pickled), self.error)  # noqa: S301 - from our child
         return Raised(RuntimeError(f"{self.error.type}: {self.error.message}"), self.error)
+
+
+class Together(Struct, frozen=True):
+    """What the handler of a batch answered for each of its jobs, in order."""
+
+    answers: "tuple[Returned | Signal | Failure, ...]"
+
+
+Answer: TypeAlias = Returned | Signal | Together
+Outcome: TypeAlias = Answer | Raised | Died | Killed
+
+
+def received(answer: Answer | Failure) -> Answer | Raised:
+    """Return an answer as its worker reads it."""
+    return answer.raised() if isinstance(answer, Failure) else answer
 
 
 class HeldFd:

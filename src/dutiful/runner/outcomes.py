@@ -85,6 +85,7 @@ class Outcomes:
         *,
         error: ErrorInfo | None = None,
         attempt: Attempt | None = None,
+        ctx: "Context | None" = None,
     ) -> None:
         """
         Have the outcome of an attempt written.
@@ -95,8 +96,10 @@ class Outcomes:
             retry: The policy of its handler; default the worker's.
             error: Its text, if it is another than the result's.
             attempt: What it ran as, if it has come to its end: what its context noted is written too.
+            ctx: That context, if it is not the attempt's.
         """
-        noted = None if attempt is None or attempt.ctx is None else _noted(attempt, attempt.ctx)
+        ctx = ctx or (None if attempt is None else attempt.ctx)
+        noted = None if attempt is None or ctx is None else _noted(attempt, ctx)
         if isinstance(result, Completed) and result.value is None and claim.extra is None and noted is None:
             self._committer.complete(claim.id, claim.attempt)
             return

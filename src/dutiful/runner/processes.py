@@ -30,17 +30,17 @@ from dutiful.runner.child import child_main
 from dutiful.runner.child_process import DEATH_S, ChildProcess
 from dutiful.runner.failure import error_info
 from dutiful.runner.messages import (
+    Answer,
+    ChildBatch,
     ChildJob,
     Died,
-    Failure,
     HandlerRef,
     HeldFd,
     Killed,
     Outcome,
     Raised,
     Reason,
-    Returned,
-    Signal,
+    received,
 )
 
 START_S = 60.0  # for a child to start and import a handler's module
@@ -91,7 +91,7 @@ class ChildPool:
         self._wanted: SimpleQueue[Future[ChildProcess] | None] = SimpleQueue()
         self._owner_pid = os.getpid()
 
-    def run(self, ref: HandlerRef, job: ChildJob, *, timeout_s: float | None) -> Outcome:
+    def run(self, ref: HandlerRef, job: ChildJob | ChildBatch, *, timeout_s: float | None) -> Outcome:
         """
         Run one attempt in a child and wait for its outcome.
 
@@ -150,12 +150,14 @@ class ChildPool:
             spawner.join()
             atexit.unregister(self.close)
 
-    def _attempt(self, run: _Run, ref: HandlerRef, job: ChildJob, timeout_s: float | None) -> Outcome:
+    def _attempt(
+        self, run: _Run, ref: HandlerRef, job: ChildJob | ChildBatch, timeout_s: float | None
+    ) -> Outcome:
         try:
             child = self._warm_child() or self._new_child()
         except Exception as error:  # noqa: BLE001 - no memory, no process, no fd: not the job's fault,
             return Raised(error, error_info(error))  # so it fails, says why, and is retried later
-        answer: Returned | Signal | Raised | None = None
+        answer: Answer | Raised | None = None
         death = ""
         try:
             with self._changed:
@@ -169,15 +171,20 @@ class ChildPool:
         return answer or (Killed(run.killed) if run.killed else Died(death))
 
     def _converse(
-        self, run: _Run, child: ChildProcess, ref: HandlerRef, job: ChildJob, timeout_s: float | None
-    ) -> Returned | Signal | Raised | None:
+        self,
+        run: _Run,
+        child: ChildProcess,
+        ref: HandlerRef,
+        job: ChildJob | ChildBatch,
+        timeout_s: float | None,
+    ) -> Answer | Raised | None:
         """Return the child's answer; None if there will be none."""
         try:
             if ref not in child.known:
                 if failure := child.ask(ref, self._start_s):
-                    return _received(failure)
+                    return received(failure)
                 child.known.add(ref)
-            return _received(child.ask((ref, job), timeout_s))
+            return received(child.ask((ref, job), timeout_s))
         except TimeoutError:
             with self._changed:
                 run.kill("timeout")
@@ -252,7 +259,3 @@ class ChildPool:
         finally:
             theirs.close()  # the child's end is the child's alone, so its death is seen
         return ChildProcess(process, ours)
-
-
-def _received(answer: Returned | Signal | Failure) -> Returned | Signal | Raised:
-    return answer.raised() if isinstance(answer, Failure) else answer

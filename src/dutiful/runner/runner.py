@@ -18,10 +18,12 @@ from dutiful.events import (
     WorkerStopped,
 )
 from dutiful.job import Ack, Cancel, Claim, Interrupted
+from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.alarm import Alarm
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
+from dutiful.runner.batches import Batches, Item
 from dutiful.runner.doubts import Doubts
 from dutiful.runner.failure import crashed
 from dutiful.runner.leaving import Leaving
@@ -30,6 +32,7 @@ from dutiful.runner.parking import Parking
 from dutiful.runner.pauses import Pauses
 from dutiful.runner.schedules import Firing
 from dutiful.runner.slots import Slots
+from dutiful.runner.spare import Spare
 from dutiful.runner.standing import Standing
 from dutiful.runner.suspects import Suspects
 from dutiful.runner.trouble import Troubles
@@ -65,6 +68,7 @@ class Runner:
         events: Events,
         draft: Callable[[object, Mapping[str, Any]], Draft],
         schedules: Mapping[str, Declared],
+        middleware: Sequence[Any] = (),
     ) -> None:
         self._store = store
         self._committer = committer
@@ -78,6 +82,10 @@ class Runner:
         self._troubles = Troubles(events, config.name, over=self.nudge)
         self._pace = pacing.Pace()
         self._payload_bytes = 0.0
+        self._batches = Batches(
+            registry, events, config.name, offer=self._offer, is_more_coming=self._is_more_coming
+        )
+        spare = Spare(config.concurrency)
         self._attempts = Attempts(
             store,
             committer,
@@ -90,13 +98,18 @@ class Runner:
             suspect_over=self._suspect_over,
             nudge=self.nudge,
             draft=draft,
+            around=Around(middleware) if middleware else None,
+            batches=self._batches,
+            spare=spare,
         )
         self._slots = Slots(
             config.concurrency,
-            self._attempts.run,
+            self._attempts.run_around if middleware else self._attempts.run,
             when_low=self._want_more,
             when_free=self._became_free,
             fault=self._attempts.fault,
+            batches=self._batches,
+            spare=spare,
         )
         self._outcomes = self._attempts.outcomes
         self._leaving = Leaving(store, committer, self._attempts, self._slots, events, config.name)
@@ -250,7 +263,7 @@ class Runner:
         self._backlog = True
 
     def _room(self) -> int:
-        attempts, slots = self._attempts, self._slots
+        attempts, slots, batches = self._attempts, self._slots, self._batches
         pace = self._pace.look(attempts.finished, time.monotonic(), is_idle=slots.is_idle)
         return pacing.room(
             slots=slots.count,
@@ -258,6 +271,8 @@ class Runner:
             ready=len(slots.ready),
             pace_per_s=pace,
             payload_bytes=self._payload_bytes,
+            lacking=batches.lacking,
+            gathered=batches.held,
         )
 
     def deliver(self, outcome: Outcome, wish: Take | None) -> None:
@@ -292,14 +307,21 @@ class Runner:
         size = sum(len(claim.payload or "") for claim in claims) / len(claims)
         self._payload_bytes = max(size, (self._payload_bytes + size) / 2)
         self._offered_at = time.monotonic()
+        gather = self._batches.gather if self._registry.has_batches else _as_they_are
         suspect = next((claim for claim in claims if claim.crashes), None)
         if suspect is not None:
             self._suspects.hold(suspect)
             if self._suspects.must_run_alone(suspect):
-                self._slots.offer([claim for claim in claims if claim is not suspect])
+                self._slots.offer(gather([claim for claim in claims if claim is not suspect]))
                 self._slots.offer_alone(suspect)
                 return
-        self._slots.offer(claims)
+        self._slots.offer(gather(claims))
+
+    def _is_more_coming(self) -> bool:
+        return self._backlog and self._is_taking and not self._slots.is_closed and self._room() > 0
+
+    def _offer(self, items: Sequence[Item]) -> None:
+        self._slots.offer(items)
 
     def _free(self, slot: int) -> None:
         self._slots.free(slot)
@@ -344,9 +366,9 @@ class Runner:
             return max(0.0, self._alarm.at - time.monotonic())
         if not self._room() or self._slots.is_closed:
             return BUSY_PAUSE_S  # `_want_more` and `_became_free` wake the loop before
-        held = len(self._slots.ready)
+        held = self._slots.held
         self._committer.step()
-        if self._backlog and len(self._slots.ready) > held:
+        if self._backlog and self._slots.held > held:
             return 0.0
         if not self._backlog:
             return max(0.0, self._alarm.at - time.monotonic())
@@ -466,8 +488,7 @@ class Runner:
 
     def _heed_pauses(self) -> None:
         """What is paused has changed: jobs of it that wait here go back, others may come."""
-        alone = self._slots.waiting_alone
-        held = self._pauses.held([*self._slots.ready, *([] if alone is None else [alone])])
+        held = self._pauses.held(self._slots.waiting)
         if held:
             self._interrupt(self._slots.take_out(held))
         self._note_backlog()
@@ -499,7 +520,7 @@ class Runner:
         self._finished_before = finished
         waited_s = time.monotonic() - self._offered_at
         if slots.ready and is_stuck and waited_s > STALE_S:
-            self._interrupt(slots.take_back(alone=False))
+            self._interrupt(slots.take_back(alone=False, gathering=False))
         alone = slots.waiting_alone
         if alone is not None and waited_s > self._suspects.patience_s:
             self._put_off(alone)
@@ -585,6 +606,13 @@ class Runner:
 
         Returns whether that is so: False if the time is up, or if it takes nothing more.
         """
+        self._batches.hurry()
+        try:
+            return self._wait_until_drained(deadline)
+        finally:
+            self._batches.take_time()  # it may go on
+
+    def _wait_until_drained(self, deadline: Deadline) -> bool:
         while not self._committer.between_steps(self._is_drained):
             rest_s = deadline.rest_s(at_most=0.05)
             if rest_s <= 0 or not self._is_taking:
@@ -597,7 +625,7 @@ class Runner:
         return True
 
     def _is_drained(self) -> bool:
-        if not self._slots.is_idle or self._committer.has_outcomes():
+        if not self._slots.is_idle or self._batches.held or self._committer.has_outcomes():
             return False
         due_s = self._store.next_due_s(self._pauses.queues, self._parking.passed_over())
         return due_s is None or due_s > 0
@@ -615,6 +643,7 @@ class Runner:
             self._loop.end()
         back = self._slots.take_back(alone=True)
         self._interrupt(back)
+        self._batches.end()
         interrupted = self._leaving.end_running(deadline)
         for duties in (self._upkeep, self._watch):  # in this order: the watch ends what the other waits for
             if duties is not None:
@@ -632,3 +661,7 @@ class Runner:
     def when_over(self, then: Callable[[], None]) -> None:
         """After a stop that left threads in handlers: leave when the last of them has ended."""
         self._leaving.when_over(then)
+
+
+def _as_they_are(claims: list[Claim]) -> list[Claim]:
+    return claims

@@ -17,9 +17,10 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 from dutiful.job import Claim
-from dutiful.store.liveness import SLOTS_MAX
+from dutiful.runner.batches import Batches, Item, Place
+from dutiful.runner.spare import Spare
 
-Run = Callable[[Claim, int], bool]
+Run = Callable[[Item, int], bool]
 
 
 class _Server:
@@ -46,6 +47,8 @@ class Slots:
         when_low: Called when little is left in line.
         when_free: Called when a slot becomes free and nothing is in line.
         fault: Called with a job, when `run` raised, which it should not.
+        batches: Where jobs are gathered that stand in line together.
+        spare: Numbers for slots in place of stuck ones.
     """
 
     def __init__(
@@ -55,9 +58,12 @@ class Slots:
         *,
         when_low: Callable[[], None],
         when_free: Callable[[], None],
-        fault: Callable[[Claim, BaseException], None],
+        fault: Callable[[Item, BaseException], None],
+        batches: Batches,
+        spare: Spare,
     ) -> None:
-        self.ready: deque[Claim] = deque()
+        self.ready: deque[Item] = deque()
+        self._batches = batches
         self.low_water = 0
         self._run = run
         self._when_low = when_low
@@ -66,7 +72,7 @@ class Slots:
         self._mutex = threading.Lock()
         self._free = list(range(count - 1, -1, -1))
         self._count = count
-        self._spare = list(range(SLOTS_MAX - 1, count - 1, -1))  # numbers for slots in place of stuck ones
+        self._spare = spare
         self._parked: list[_Server] = []
         self._servers: set[_Server] = set()
         self._threads: set[int] = set()
@@ -99,6 +105,18 @@ class Slots:
         return not self.ready and self._alone is None and not self.busy
 
     @property
+    def held(self) -> int:
+        """How many jobs and places are in line, and how many jobs are gathered for those."""
+        return len(self.ready) + self._batches.held
+
+    @property
+    def waiting(self) -> list[Claim]:
+        """The jobs that have not begun: those in line, in batches, and the one that is to run alone."""
+        alone = self._alone
+        in_line = [item for item in list(self.ready) if not isinstance(item, Place)]
+        return [*in_line, *self._batches.waiting, *([] if alone is None else [alone])]
+
+    @property
     def is_closed(self) -> bool:
         """Whether a job that must run alone keeps the others waiting, or the end has come."""
         return not self._is_open
@@ -109,11 +127,11 @@ class Slots:
 
     # --- work comes ---------------------------------------------------------------------------
 
-    def offer(self, claims: Sequence[Claim]) -> None:
+    def offer(self, items: Sequence[Item]) -> None:
         """Put jobs at the end of the line."""
         # Set first: whoever takes the last of them is to say so.
-        self.low_water = (len(self.ready) + len(claims)) // 2
-        self.ready.extend(claims)
+        self.low_water = (len(self.ready) + len(items)) // 2
+        self.ready.extend(items)
         self._wake_one()
 
     def offer_alone(self, claim: Claim) -> None:
@@ -123,14 +141,21 @@ class Slots:
             self._is_open = False
         self._wake_one()
 
-    def take_back(self, *, alone: bool) -> list[Claim]:
-        """Empty the line; return what was in it, and with `alone` the job that waits to run alone."""
+    def take_back(self, *, alone: bool, gathering: bool = True) -> list[Claim]:
+        """
+        Empty the line; return what was in it.
+
+        With `alone` also the job that waits to run alone, with `gathering` those of batches without a place.
+        """
         back: list[Claim] = []
         while self.ready:
             try:
-                back.append(self.ready.popleft())
+                item = self.ready.popleft()
             except IndexError:
                 break
+            if not isinstance(item, Place):
+                back.append(item)
+        back += self._batches.take_back(gathering=gathering)
         with self._mutex:
             if alone and self._alone is not None:
                 back.append(self._alone)
@@ -195,7 +220,7 @@ class Slots:
             with self._mutex:
                 self._servers.discard(server)
                 if server.ended:
-                    self._spare.append(server.slot)
+                    self._spare.give_back([server.slot])
             self._when_free()
 
     def _serve_line(self, server: _Server) -> None:
@@ -237,7 +262,7 @@ class Slots:
             if server.slot >= 0:
                 self._free.append(server.slot)
 
-    def _take_alone(self) -> Claim | None:
+    def _take_alone(self) -> Item | None:
         with self._mutex:
             if self._alone is None or len(self._free) != self._count - 1:
                 return None
@@ -289,13 +314,14 @@ class Slots:
 
         Returns whether there is one: thousands of stuck threads are left as they are.
         """
+        number = self._spare.one()
+        if number is None:
+            return False
         with self._mutex:
-            if not self._spare:
-                return False
             for server in self._servers:
                 if server.slot == slot and server not in self._parked:
                     server.ended = True
-            self._free.append(self._spare.pop())
+            self._free.append(number)
         self._wake_one()
         return True
 
@@ -307,12 +333,12 @@ class Slots:
                 out.append(self._alone)
                 self._alone = None
                 self._is_open = not self._is_ending
-        for claim in list(self.ready):
-            if claim.id in job_ids:
+        for item in list(self.ready):
+            if not isinstance(item, Place) and item.id in job_ids:
                 with suppress(ValueError):  # it has just begun
-                    self.ready.remove(claim)
-                    out.append(claim)
-        return out
+                    self.ready.remove(item)
+                    out.append(item)
+        return out + self._batches.take_out(job_ids)
 
     # --- the end ------------------------------------------------------------------------------------
 

@@ -99,9 +99,8 @@ class Standing:
 
         First those here, then the store's: what is claimed in between is in no danger.
         """
-        alone = self._slots.waiting_alone
-        waiting = [*self._slots.ready, *([] if alone is None else [alone])]
-        running = [attempt.claim for attempt in list(self._attempts.running.values())]
+        waiting = self._slots.waiting
+        running = [claim for attempt in list(self._attempts.running.values()) for claim in attempt.claims]
         held = self._store.held(self._owner)
         lost = {claim.id for claim in waiting if (claim.id, claim.attempt) not in held}
         for claim in self._slots.take_out(lost) if lost else ():

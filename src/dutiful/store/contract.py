@@ -307,17 +307,19 @@ class Store(Protocol):
         """
         ...
 
-    def transaction(self, claim: Claim) -> AbstractContextManager[Any]:
+    def transaction(self, claim: Claim, *others: Claim) -> AbstractContextManager[Any]:
         """
         Open a write transaction in which the job's completion commits with the caller's writes.
 
+        With `others`, those of a batch: all are completed, or none.
+
         Raises:
-            LeaseLost: Another attempt owns the job; nothing was written.
+            LeaseLost: Another attempt owns one of the jobs; nothing was written.
         """
         ...
 
-    def completion(self, claim: Claim) -> "Completion":
-        """Return how to complete the job in its handler's own transaction, for `ctx.transaction(own)`."""
+    def completion(self, claim: Claim, *others: Claim) -> "Completion":
+        """Return how to complete the jobs in their handler's own transaction, for `ctx.transaction(own)`."""
         ...
 
     def join(

@@ -32,6 +32,8 @@ from dutiful.job import JobId
 
 # Slots for running handlers in a worker's lock file; more than these are all counted as running.
 SLOTS_MAX = 4096
+# A mark that says: more run than there is room for, so all are to be counted as running.
+MANY = -1
 # A new worker's doorbell is noticed this soon; until then it looks for itself.
 BELLS_S = 0.05
 
@@ -182,8 +184,8 @@ def running_of_dead(path: Path) -> tuple[bool, frozenset[JobId] | None]:
     """
     Return whether the worker with this lock file is dead, and which jobs it was running.
 
-    (True, None): it is dead and did not leave a readable mark. A missing file says nothing
-    by itself: (False, None).
+    (True, None): it is dead and did not leave a readable mark, or ran more than it could mark. A
+    missing file says nothing by itself: (False, None).
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -196,7 +198,8 @@ def running_of_dead(path: Path) -> tuple[bool, frozenset[JobId] | None]:
         content = os.pread(fd, 8 * SLOTS_MAX, 0)
         if len(content) < 8 * SLOTS_MAX:
             return True, None
-        return True, frozenset(struct.unpack(f"={SLOTS_MAX}q", content)) - {0}
+        ids = frozenset(struct.unpack(f"={SLOTS_MAX}q", content)) - {0}
+        return True, None if MANY in ids else ids
     finally:
         os.close(fd)
 

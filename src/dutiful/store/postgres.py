@@ -144,16 +144,21 @@ class PostgresStore:
             first += len(draft.payloads)
         return lambda borrowed: self._users.insertion(borrowed, firsts, drafts)
 
-    def completion(self, claim: Claim) -> Completion:
-        return self._users.completion(claim)
+    def completion(self, claim: Claim, *others: Claim) -> Completion:
+        return self._users.completion(claim, *others)
 
     @contextmanager
-    def transaction(self, claim: Claim) -> Generator[Connection]:
+    def transaction(self, claim: Claim, *others: Claim) -> Generator[Connection]:
+        # In one order for all, so that two who complete the same rows do not wait for each other in a circle.
+        claims = sorted((claim, *others), key=lambda each: each.id)
         with self._access.lent() as db:
-            with self._access.translating():
-                xid = postgres_look.begin_of_attempt(db, claim)
-            if xid is None:
-                raise LeaseLost(claim.id)
+            xid: str | None = None
+            for each in claims:
+                with self._access.translating():
+                    xid = postgres_look.begin_of_attempt(db, each)
+                if xid is None:
+                    raise LeaseLost(each.id)
+            assert xid is not None, "there is one claim at least"
             yield db
             if not db.is_in(xid):
                 raise ConfigError(
@@ -162,9 +167,9 @@ class PostgresStore:
                 )
             with self._access.translating():
                 # Not locked before, so that a job can be cancelled or rescued meanwhile: the fence is here.
-                pair = claim.id, claim.attempt
-                if not postgres_step.complete_alone(db, pair):
-                    raise LeaseLost(claim.id)
+                for each in claims:
+                    if not postgres_step.complete_alone(db, (each.id, each.attempt)):
+                        raise LeaseLost(each.id)
                 crashpoint("transaction.before_commit")
                 self._access.commit(db, xid, None, db.end)
                 crashpoint("transaction.after_commit")

@@ -72,9 +72,9 @@ class Users:
             raise self._refused(error) from error
         return stored
 
-    def completion(self, claim: Claim) -> "Completion":
-        """Return how to complete a job in its handler's own transaction."""
-        return Completion(self, claim)
+    def completion(self, *claims: Claim) -> "Completion":
+        """Return how to complete jobs in their handler's own transaction."""
+        return Completion(self, claims)
 
     def owning(self, claim: Claim) -> Steps[None]:
         """
@@ -149,11 +149,12 @@ class Users:
 
 
 class Completion:
-    """Completes a job in its handler's own transaction (see borrowed/completing.py)."""
+    """Completes jobs in their handler's own transaction (see borrowed/completing.py)."""
 
-    def __init__(self, users: Users, claim: Claim) -> None:
+    def __init__(self, users: Users, claims: Sequence[Claim]) -> None:
         self._users = users
-        self._claim = claim
+        # In one order for all, so that two who complete the same rows do not wait for each other in a circle.
+        self._claims = sorted(claims, key=lambda claim: claim.id)
 
     def acquire(self) -> Callable[[], None]:
         """Wait for nobody: here writers do not take turns."""
@@ -166,12 +167,14 @@ class Completion:
     def first(self, borrowed: Borrowed) -> Steps[None]:
         yield from self._users.checked(borrowed)
         # Not locked, so that the job can be cancelled or rescued meanwhile: the fence is at the end.
-        yield from self._users.owning(self._claim)
+        for claim in self._claims:
+            yield from self._users.owning(claim)
 
     def last(self, borrowed: Borrowed) -> Steps[None]:
         if not borrowed.is_open():
             raise borrowed.ended()
-        yield from self._users.completing(self._claim)
+        for claim in self._claims:
+            yield from self._users.completing(claim)
 
 
 def _nothing() -> None:

@@ -122,16 +122,17 @@ class SqliteStore:
 
         return lambda borrowed: sqlite_users.insertion(self._access, borrowed, drafts)
 
-    def completion(self, claim: Claim) -> "Completion":
+    def completion(self, claim: Claim, *others: Claim) -> "Completion":
         from dutiful.store import sqlite_users  # as above
 
-        return sqlite_users.Completion(self._access, claim)
+        return sqlite_users.Completion(self._access, (claim, *others))
 
     @contextmanager
-    def transaction(self, claim: Claim) -> Generator[sqlite3.Connection]:
+    def transaction(self, claim: Claim, *others: Claim) -> Generator[sqlite3.Connection]:
         with self._access.own_transaction() as db:
-            if not sqlite_look.owns(db, claim):
-                raise LeaseLost(claim.id)
+            for each in (claim, *others):
+                if not sqlite_look.owns(db, each):
+                    raise LeaseLost(each.id)
             yield db
             if not db.in_transaction:
                 raise ConfigError(
@@ -139,7 +140,9 @@ class SqliteStore:
                     "ROLLBACK to the block, so that the job's completion commits with your writes."
                 )
             with self._access.translating():
-                db.execute(sqlite_step.COMPLETE_ONE, (self._access.clock.wall_ms(), claim.id, claim.attempt))
+                now = self._access.clock.wall_ms()
+                for each in (claim, *others):
+                    db.execute(sqlite_step.COMPLETE_ONE, (now, each.id, each.attempt))
                 crashpoint("transaction.before_commit")
                 db.execute("COMMIT")
                 crashpoint("transaction.after_commit")

@@ -39,11 +39,11 @@ _OWN = "UPDATE dutiful_job SET attempt = attempt WHERE id = ? AND attempt = ? AN
 
 
 class Completion:
-    """Completes a job in its handler's own transaction (see borrowed/completing.py)."""
+    """Completes jobs in their handler's own transaction (see borrowed/completing.py)."""
 
-    def __init__(self, access: Access, claim: Claim) -> None:
+    def __init__(self, access: Access, claims: Sequence[Claim]) -> None:
         self._access = access
-        self._claim = claim
+        self._claims = claims
 
     def acquire(self) -> Callable[[], None]:
         """Take our turn to write, as `Access.own_transaction` does."""
@@ -54,22 +54,24 @@ class Completion:
 
     def first(self, borrowed: Borrowed) -> Steps[None]:
         yield from checked(self._access, borrowed)
-        yield from self._one(_OWN, (self._claim.id, self._claim.attempt))
+        for claim in self._claims:
+            yield from self._one(claim, _OWN, (claim.id, claim.attempt))
 
     def last(self, borrowed: Borrowed) -> Steps[None]:
         if not borrowed.is_open():
             raise borrowed.ended()
-        values = (self._access.clock.wall_ms(), self._claim.id, self._claim.attempt)
-        yield from self._one(sqlite_step.COMPLETE_ONE, values)
+        now = self._access.clock.wall_ms()
+        for claim in self._claims:
+            yield from self._one(claim, sqlite_step.COMPLETE_ONE, (now, claim.id, claim.attempt))
 
-    def _one(self, sql: str, values: tuple[int, ...]) -> Steps[None]:
+    def _one(self, claim: Claim, sql: str, values: tuple[int, ...]) -> Steps[None]:
         try:
             yield sql, values
             changed = yield "SELECT changes()", ()
         except sqlite3.Error as error:
             raise translated(error, self._access.label, self._access.busy_s) from error
         if changed[0][0] != 1:
-            raise LeaseLost(self._claim.id)
+            raise LeaseLost(claim.id)
 
 
 def checked(access: Access, borrowed: Borrowed) -> Steps[None]:

@@ -9,7 +9,7 @@ no timeouts of sync handlers, no heartbeat, no pruning.
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
 from contextvars import ContextVar
@@ -20,17 +20,19 @@ from dutiful.core.lifecycle import after
 from dutiful.errors import ConfigError, StoreError
 from dutiful.events import Events, WorkerFault
 from dutiful.job import Ack, Claim, Interrupted, JobId
+from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.attempts import Attempts
+from dutiful.runner.batches import Batches
 from dutiful.runner.failure import crashed
 from dutiful.runner.parking import Parking
 from dutiful.runner.pauses import Pauses
 from dutiful.runner.schedules import Firing
+from dutiful.runner.spare import Spare
 from dutiful.stopping import Deadline
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Outcome, Owner, Store, Take, Work
-from dutiful.store.liveness import SLOTS_MAX
 from dutiful.store.special import clockwork, schedules
 from dutiful.store.special.schedules import Declared
 from dutiful.testing.outcomes import Overheard
@@ -38,6 +40,7 @@ from dutiful.testing.outcomes import Overheard
 Errors: TypeAlias = Literal["raise", "keep"]
 
 ATTEMPTS_MAX = 100_000  # of one call: beyond, jobs are most likely sending each other without end
+SLOTS = 1024  # threads that run jobs at once, at most
 LOOKS_MAX = 100_000  # at jobs that step aside one after the other
 
 # Which hand's handler this code belongs to; goes along into the threads of asyncio.to_thread.
@@ -45,16 +48,37 @@ _within: ContextVar[object] = ContextVar("dutiful_by_hand", default=None)
 
 
 class _HereAttempts(Attempts):
-    """Runs the handlers of child processes here, where a test's mocks are."""
+    """Runs the handlers of child processes here, where a test's mocks are; and batches as they are given."""
 
-    def _run_in_child(self, attempt: Attempt) -> None:
-        from dutiful.runner.child import ChildContext  # 20 ms, for those who use it
+    def run_claims(self, claims: list[Claim], slot: int) -> bool:
+        """`run`, for one job, or for several that are a batch."""
+        entry = self._registry.entry(claims[0].task)
+        if len(claims) > 1 and entry is not None:
+            return self._run_together(claims, slot, entry)
+        run = self.run if self._around is None else self.run_around
+        return run(claims[0], slot)
 
-        claim, entry = attempt.claim, attempt.entry
-        args, kwargs = entry.arguments(claim.payload or "")
-        if entry.ctx_name is not None:
-            kwargs[entry.ctx_name] = ChildContext(claim.id, claim.attempt, claim.task, claim.queue)
+    def batch_room(self, claim: Claim) -> int:
+        """Return how many more jobs may go into one batch with this one."""
+        entry = self._registry.entry(claim.task)
+        if entry is None or entry.batch is None or claim.crashes or claim.extra is not None:
+            return 0
+        return max(1, entry.batch >> min(claim.failures, 32)) - 1
+
+    def _run_in_child(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        from dutiful.runner.child import ChildBatchContext, ChildContext  # 20 ms, for those who use it
+
+        name = attempt.entry.ctx_name
+        if name is not None:
+            each = [ChildContext(one.id, one.attempt, one.task, one.queue) for one in attempt.claims]
+            is_batch = attempt.entry.batch is not None
+            kwargs[name] = ChildBatchContext(tuple(each)) if is_batch else each[0]
         self._run_here(attempt, args, kwargs)
+
+    def _over(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
+        if isinstance(self.outcomes, Overheard) and not attempt.timed_out:
+            self.outcomes.note(attempt.claims, error)
+        super()._over(attempt, value, error)
 
 
 class Hand:
@@ -69,6 +93,7 @@ class Hand:
         events: Events,
         draft: Callable[[object, Mapping[str, Any]], Draft],
         declared: Mapping[str, Declared],
+        middleware: Sequence[Any],
         *,
         errors: Callable[[], Errors],
     ) -> None:
@@ -95,12 +120,17 @@ class Hand:
             suspect_over=lambda _claim: None,
             nudge=lambda: None,
             draft=draft,
+            around=Around(middleware) if middleware else None,
+            batches=Batches(
+                registry, events, config.name, offer=lambda _items: None, is_more_coming=lambda: False
+            ),
+            spare=Spare(SLOTS),
         )
         self._attempts.outcomes = Overheard(committer, config, events, self._hear)
         self._heard: dict[JobId, BaseException] = {}
         self._owner: Owner = 0
         self._joining = threading.Lock()
-        self._slots = list(range(SLOTS_MAX))
+        self._slots = list(range(SLOTS))
         self._over: dict[int, threading.Event] = {}
         self._running: set[JobId] = set()
         self._ended = threading.Condition()
@@ -218,20 +248,25 @@ class Hand:
 
     def _run_next(self) -> bool:
         """Run the most urgent job that is ready; return whether there was one."""
-        claim = self._claim()
-        if claim is None and self._is_more():
-            claim = self._claim()
-        if claim is None:
+        claims = self._claim()
+        if not claims and self._is_more():
+            claims = self._claim()
+        if not claims:
             return False
-        self._running.add(claim.id)
+        claim = claims[0]
+        if room := self._attempts.batch_room(claim):
+            claims += self._claim(room, known=(claim.task,))
+        ids = {each.id for each in claims}
+        self._running |= ids
         try:
-            self._run(claim)
+            self._run(claims)
             self._committer.step()
         finally:
             with self._ended:
-                self._running.discard(claim.id)
+                self._running -= ids
                 self._ended.notify_all()
-        error = self._heard.pop(claim.id, None)
+        errors = [error for each in claims if (error := self._heard.pop(each.id, None)) is not None]
+        error = errors[0] if errors else None
         if error is not None and (self._errors() == "raise" or not isinstance(error, Exception)):
             error.add_note(
                 f"It was raised by the handler of job {claim.id} ({claim.task}), attempt {claim.attempt}, "
@@ -240,40 +275,50 @@ class Hand:
             raise error
         return True
 
-    def _claim(self) -> Claim | None:
+    def _claim(self, limit: int = 1, known: Container[str] | None = None) -> list[Claim]:
         for _ in range(LOOKS_MAX):
             if not self._pauses.queues:
-                return None
+                return []
             skip = self._parking.passed_over()
-            take = Take(self._owner, self._pauses.queues, 1, suspects=1, known=self._parking.known, skip=skip)
+            take = Take(
+                self._owner,
+                self._pauses.queues,
+                limit,
+                suspects=int(known is None),
+                known=self._parking.known if known is None else known,
+                skip=skip,
+            )
             outcome = Outcome()
             self._store.exchange(Work(take=take), outcome)
             if outcome.claims:
-                return outcome.claims[0]
+                return outcome.claims
+            if known is not None:  # more for a batch
+                return []
             if outcome.unknown:
                 self._parking.meet(outcome.unknown)
             if outcome.drained:
-                return None
-        return None
+                return []
+        return []
 
-    def _run(self, claim: Claim) -> None:
+    def _run(self, claims: list[Claim]) -> None:
         slot = self._slots.pop()
         over = self._over[slot] = threading.Event()
         try:
             # As in a thread of its own: what the sender's context has, such as a web framework's request, is
             # not there in real life either.
-            if not _without_loop(lambda: Variables().run(self._run_within, claim, slot)):
+            if not _without_loop(lambda: Variables().run(self._run_within, claims, slot)):
                 over.wait()
         except BaseException as error:
-            self._attempts.fault(claim, error)
+            for claim in claims:
+                self._attempts.fault(claim, error)
             raise
         finally:
             del self._over[slot]
             self._slots.append(slot)
 
-    def _run_within(self, claim: Claim, slot: int) -> bool:
+    def _run_within(self, claims: list[Claim], slot: int) -> bool:
         _within.set(self)
-        return self._attempts.run(claim, slot)
+        return self._attempts.run_claims(claims, slot)
 
     def _free(self, slot: int) -> None:
         self._over[slot].set()

@@ -1,6 +1,6 @@
 """What handlers raise, for the test to see: the store keeps only its text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dutiful.config import Config
@@ -9,7 +9,6 @@ from dutiful.errors import JobFailed
 from dutiful.events import Events
 from dutiful.handler import Entry
 from dutiful.job import Claim, Crashed, Discard, ErrorInfo, Failed, JobId, Result, State
-from dutiful.runner.attempt import Attempt
 from dutiful.runner.outcomes import Outcomes
 from dutiful.store.committer import Committer
 
@@ -37,10 +36,13 @@ class Overheard(Outcomes):
         self._raised[claim.id] = error
         super().raised(claim, entry, error)
 
-    def of_attempt(self, attempt: Attempt, value: object, error: BaseException | None) -> Result:
-        if error is not None and not attempt.timed_out:
-            self._raised[attempt.claim.id] = error
-        return super().of_attempt(attempt, value, error)
+    def note(self, claims: Sequence[Claim], error: BaseException | None) -> None:
+        """A handler has ended: remember what it raised until it is decided what that means."""
+        for claim in claims:
+            if error is None:
+                self._raised.pop(claim.id, None)
+            else:
+                self._raised[claim.id] = error
 
     def raised_after_completion(self, claim: Claim, error: BaseException) -> None:
         super().raised_after_completion(claim, error)

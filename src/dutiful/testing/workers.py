@@ -139,6 +139,32 @@ class WorkerContract(Hooks):
         assert self.written(store) == []
         assert (state_of(store, claim.id), one(store, claim.id).attempt) == (State.RUNNING, 2)
 
+    def test_a_transaction_completes_all_of_a_batch(self, store: Store) -> None:
+        owner = store.join("w", [QUEUE], 1)
+        put(store, draft("1", "2", "3"))
+        first, second, third = take(store, owner)
+
+        with store.transaction(first, third) as connection:
+            self.write(connection, "here")
+
+        assert self.written(store) == ["here"]
+        states = [state_of(store, claim.id) for claim in (first, second, third)]
+        assert states == [State.COMPLETED, State.RUNNING, State.COMPLETED]
+
+    def test_if_one_of_a_batch_is_lost_none_is_completed(self, store: Store) -> None:
+        owner = store.join("w", [QUEUE], 1)
+        put(store, draft("1", "2"))
+        first, second = take(store, owner)
+        step(store, acks=[ack(second, State.PENDING)])
+
+        for claims in ((first, second), (second, first)):
+            with pytest.raises(LeaseLost) as lost, store.transaction(*claims) as connection:
+                self.write(connection, "never")
+            assert lost.value.job_id == second.id
+
+        assert self.written(store) == []
+        assert state_of(store, first.id) is State.RUNNING
+
     def test_jobs_can_be_sent_in_the_handlers_transaction(self, store: Store) -> None:
         owner = store.join("w", [QUEUE], 1)
         put(store)
