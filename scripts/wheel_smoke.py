@@ -14,7 +14,7 @@ assert "site-packages" in str(package), f"not the installed wheel: {package}"
 assert package.joinpath("py.typed").is_file(), "py.typed is not in the wheel"
 schema = package.joinpath("store", "schema", "sqlite")
 assert any(file.name.endswith(".sql") for file in schema.iterdir()), "no schema in the wheel"
-for extra in ("rich", "watchfiles"):
+for extra in ("pytest", "rich", "watchfiles"):
     assert importlib.util.find_spec(extra) is None, f"{extra} is installed: this is no bare install"
 
 with tempfile.TemporaryDirectory() as folder:
@@ -25,5 +25,10 @@ with tempfile.TemporaryDirectory() as folder:
     assert done == [{"n": 1}], done
     for command in (["--help"], ["status", str(Path(folder) / "jobs.db")]):
         subprocess.run([sys.executable, "-m", "dutiful", *command], check=True, stdout=subprocess.DEVNULL)
+
+from dutiful.testing import inline  # noqa: E402  # here, without pytest
+
+with inline(worker):
+    assert worker.send({"n": 2}, task="note").state == "completed"
 
 print(f"the wheel works: dutiful in {package}")

@@ -1,6 +1,7 @@
 """What import-linter (pyproject.toml, `make lint`) cannot say about imports."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,17 @@ def test_what_the_edges_cannot_do_with_the_public_names_a_user_cannot_do_either(
         for path in (PACKAGE / edge).rglob("*.py")
         for name in imports_of(path)
         if name.startswith("dutiful.") and name.split(".")[1] != edge
+    ]
+
+    assert strangers == []
+
+
+def test_a_sqlite_store_takes_the_time_from_its_own_clock():
+    """And not from the system: a test may have given it another (dutiful.testing.Clock)."""
+    strangers = [
+        str(path.relative_to(PACKAGE))
+        for path in [*PACKAGE.glob("store/sqlite*.py"), *PACKAGE.glob("store/special/*.py")]
+        if re.search(r"(?<![.\w])(clock\.(wall|offset)_ms|wall_ms|time\.time\w*)\(", path.read_text())
     ]
 
     assert strangers == []

@@ -1,5 +1,5 @@
 """
-Named places where a test can make the process die.
+Named places where a test can make the process die (see dutiful.testing.crash_at).
 
 `DUTIFUL_CRASHPOINT=name` ends the process, as `kill -9` would, when it first comes to
 that place; `name:3` at the third time. Without the variable a crash point costs nothing
@@ -7,6 +7,8 @@ but the call.
 """
 
 import os
+
+STATUS = 137  # what a shell says of a process that `kill -9` has ended
 
 _name, _, _times = os.environ.get("DUTIFUL_CRASHPOINT", "").partition(":")
 ARMED = bool(_name)
@@ -18,4 +20,4 @@ def crashpoint(name: str) -> None:
     if name == _name:
         _left[0] -= 1
         if _left[0] == 0:
-            os._exit(137)
+            os._exit(STATUS)

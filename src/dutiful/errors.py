@@ -50,6 +50,26 @@ class AlreadyStarted(DutifulError, RuntimeError):
         )
 
 
+class DrainTimeout(DutifulError, TimeoutError):
+    """
+    `drain()`: not all that is ready was finished in time. What is left stays stored.
+
+    Attributes:
+        worker: Its name.
+        waited_s: The seconds that it had.
+    """
+
+    def __init__(self, worker: str, waited_s: float) -> None:
+        super().__init__(worker, waited_s)
+        self.worker, self.waited_s = worker, waited_s
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.worker!r} has not finished all that is ready within {self.waited_s:g} s; the rest "
+            "stays stored. Call drain() again, or give it more time."
+        )
+
+
 class ForkedProcess(DutifulError, RuntimeError):
     """
     A worker was used in a child made by `fork()`. Nothing was changed.

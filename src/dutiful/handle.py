@@ -50,6 +50,10 @@ class Desk(Protocol):
         """Have `tell` called when this process's worker finishes the job."""
         ...
 
+    def before_waiting(self, job_id: JobId) -> Callable[[], None] | None:
+        """Return what is to be done before somebody waits for a job, if anything is."""
+        ...
+
     def nudge(self) -> None:
         """Have this process's worker look for what was changed by hand."""
         ...
@@ -184,6 +188,8 @@ class Job:
         return self._shown(self._ended(timeout))
 
     def _ended(self, timeout: float | None) -> Record:
+        if (before := self._desk.before_waiting(self.id)) is not None:
+            before()
         event = threading.Event()
         until = None if timeout is None else time.monotonic() + timeout
         with _Watching(self._desk, self.id, event.set) as watching:
@@ -234,6 +240,8 @@ class Job:
     async def _aended(self, timeout: float | None) -> Record:
         import asyncio  # as above
 
+        if (before := self._desk.before_waiting(self.id)) is not None:
+            await in_thread(before)
         until = None if timeout is None else time.monotonic() + timeout
         loop, told = asyncio.get_running_loop(), asyncio.Event()
 

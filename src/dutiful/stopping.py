@@ -81,4 +81,4 @@ def is_inside_engine() -> bool:
     return False
 
 
-_MERELY_STOPPING = ("is_inside_engine", "stop", "_must_not_wait", "_stop_at_exit", "__exit__")
+_MERELY_STOPPING = ("is_inside_engine", "stop", "_must_not_wait", "_stop_at_exit", "__exit__", "drain")

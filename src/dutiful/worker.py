@@ -13,11 +13,10 @@ from dutiful.config import Config, Keep
 from dutiful.core import turns
 from dutiful.core.retry import Retry
 from dutiful.core.turns import Strict
-from dutiful.errors import AlreadyStarted, ConfigError, StoreError, WorkerStopped
+from dutiful.errors import AlreadyStarted, ConfigError, DrainTimeout, StoreError, WorkerStopped
 from dutiful.events import JobsLost
 from dutiful.front.registering import Registering
 from dutiful.handle import in_thread
-from dutiful.runner.runner import Runner
 from dutiful.sealing import keyring_of
 from dutiful.sending import Drafting
 from dutiful.stopping import Deadline, Stopping, is_inside_engine
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     import os
 
     from dutiful.middleware import Middleware
+    from dutiful.runner.engine import Engine
     from dutiful.store.contract import Store
 
 
@@ -120,6 +120,7 @@ class Worker(Registering):
         self._changing = threading.RLock()
         self._asking = threading.RLock()
         self._deadline = Deadline(None)
+        self._is_resting = False  # after a drain that left threads in handlers
 
     def __repr__(self) -> str:
         state = "stopped" if self._stopping else "started" if self._runner else "not started"
@@ -163,28 +164,89 @@ class Worker(Registering):
             self._start()
 
     def _start(self) -> None:
+        self._run(self.engine())
+        self._door.open()
+        # Holds on to the worker while it runs, even if nobody else does.
+        atexit.register(self._stop_at_exit)
+
+    def _run(self, runner: "Engine") -> None:
         with self._asking:
             stopped, self._stopping = self._stopping, None
         try:
             self.opened()
-            runner = Runner(
-                self._store,
-                self._committer,
-                self._registry,
-                self._config,
-                self._events,
-                self._draft,
-                self._schedules,
-                self._middleware,
-            )
             runner.start()
         except BaseException:
             self._stopping = stopped
             raise
         self._runner = runner
-        self._door.open()
-        # Holds on to the worker while it runs, even if nobody else does.
-        atexit.register(self._stop_at_exit)
+
+    def drain(self, timeout: float | None = None) -> int:
+        """
+        Run all that is ready: what is due by now, what that sends, and so on, until nothing is left.
+
+        A worker that is started goes on; one that is not runs for so long. What waits for its time stays.
+
+        Args:
+            timeout: Seconds; None: no limit.
+
+        Returns:
+            How many attempts have ended meanwhile.
+
+        Raises:
+            DrainTimeout: Something is left after `timeout`. WorkerStopped: It was stopped meanwhile.
+            ConfigError: It was called by one of its handlers. StoreError: The store cannot be used.
+            AlreadyStarted: A handler of its last run, which had no time left, has not ended yet.
+            In all of these what is left stays stored.
+        """
+        self._door.check_process()
+        if self._must_not_wait():
+            raise ConfigError(
+                "drain() was called by a handler, or a signal handler that interrupted one: it would wait "
+                "for itself; nothing was done. Call it from elsewhere."
+            )
+        deadline, attempts, is_drained = Deadline(timeout), 0, False
+        while not is_drained:
+            is_drained, some = self._drain(deadline)
+            attempts += some
+            if not is_drained and deadline.rest_s(at_most=1.0) <= 0:
+                raise DrainTimeout(self._config.name, timeout or 0.0)
+            if not is_drained and self._stopping is not None:
+                raise WorkerStopped(self._config.name)
+        return attempts
+
+    def _drain(self, deadline: Deadline) -> tuple[bool, int]:
+        """Return whether it is done (if not, another's drain that it joined may have ended), and how many."""
+        with self._changing:
+            if self._is_resting:
+                raise AlreadyStarted(self._config.name)
+            started = self._runner
+            runner = started or self.engine()
+            before = runner.finished
+            if started is None:
+                self._run(runner)
+        try:
+            is_drained = runner.drain(deadline)
+        finally:
+            if started is None:
+                self._rest(runner)
+        return is_drained, runner.finished - before
+
+    def _rest(self, runner: "Engine") -> None:
+        """After a run of its own: the store stays open, as for any that is not started."""
+        with self._changing:
+            if self._runner is not runner:  # stop() was first
+                return
+            if runner.stop(Deadline(self._config.grace_s)):
+                self._runner = None
+            else:
+                self._is_resting = True
+                runner.when_over(self._has_rested)
+
+    def _has_rested(self) -> None:
+        with self._changing:
+            self._runner, self._is_resting = None, False
+            if self._stopping is not None:
+                self._close()
 
     def stop(self, timeout: float | None = None, *, drain: bool | None = None) -> None:
         """
@@ -233,6 +295,8 @@ class Worker(Registering):
             runner = self._runner
             if runner is None:
                 self._close()
+                return
+            if self._is_resting:  # it closes when the last handler of a drain has ended
                 return
             if drain:
                 try:

@@ -7,6 +7,8 @@ stands in the line before it:
     <!-- docs: continue -->   it goes on where the block before it ended
     <!-- docs: skip -->       it is not run
     <!-- docs: postgres -->   it finds the URL of an empty PostgreSQL database in DATABASE_URL
+    <!-- docs: file app.py -->       it is a file of that name, of any kind, for the tests of the page
+    <!-- docs: pytest test_app.py -->    it is such a test, which pytest runs
 
 A ```text block right after a ```python block is what the program prints, all of it up to there.
 """
@@ -16,7 +18,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -32,8 +34,12 @@ RUN_S = 30
 
 # A mark, the block, and what it prints.
 BLOCK = re.compile(
-    r"(?:<!-- docs: (?P<mark>\w+) -->\n)?^```python\n(?P<code>.*?)^```\n"
+    r"(?:<!-- docs: (?P<mark>\w+)(?: (?P<file>\S+))? -->\n)?^```python\n(?P<code>.*?)^```\n"
     r"(?:\n```text\n(?P<prints>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
+)
+FILE = re.compile(
+    r"<!-- docs: file (?P<name>\S+) -->\n^```\w+\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -47,31 +53,36 @@ class Program:
     code: str = ""
     prints: str | None = None
     wants_postgres: bool = False
+    test: str | None = None  # the name of its file, if it is a test
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def programs_of(page: Path) -> list[Program]:
     """Return the programs of a page; each is named for the line where it begins."""
     text = page.read_text()
+    files = {block["name"]: block["code"] for block in FILE.finditer(text)}
     found: list[Program] = []
     for block in BLOCK.finditer(text):
-        if block["mark"] == "skip":
+        if block["mark"] in ("skip", "file"):
             continue
         if block["mark"] != "continue":
             line = text.count("\n", 0, block.start("code"))
             name = f"{page.relative_to(ROOT)}:{line}"
             found.append(Program(name, wants_postgres=block["mark"] == "postgres"))
+            if block["mark"] == "pytest":
+                found[-1].test, found[-1].files = block["file"], files
         found[-1].code += block["code"]
         if block["prints"]:
             found[-1].prints = (found[-1].prints or "") + block["prints"]
     return found
 
 
-def run(program: Path, folder: Path, **variables: str) -> str:
-    """Run a program in `folder`, with warnings as errors; return what it printed."""
+def run(program: Path, folder: Path, *, by: tuple[str, ...] = (), **variables: str) -> str:
+    """Run a program in `folder`, with warnings as errors, `by` such as pytest; return what it printed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DUTIFUL")}
     environment |= variables
     done = subprocess.run(
-        [sys.executable, "-W", "error", program],
+        [sys.executable, "-W", "error", *by, program],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -84,6 +95,8 @@ def run(program: Path, folder: Path, **variables: str) -> str:
     return done.stdout
 
 
+# Starlette's test client would rather have a successor of httpx.
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-W", "ignore:Using `httpx`")
 PROGRAMS = [program for page in PAGES for program in programs_of(page)]
 
 
@@ -91,11 +104,13 @@ PROGRAMS = [program for page in PAGES for program in programs_of(page)]
 def test_a_block_of_the_documentation_runs_and_prints_what_it_says(
     program: Program, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    file = tmp_path / "shown.py"
+    for name, text in program.files.items():
+        (tmp_path / name).write_text(text)
+    file = tmp_path / (program.test or "shown.py")
     file.write_text(program.code)
     variables = {"DATABASE_URL": request.getfixturevalue("database_url")} if program.wants_postgres else {}
 
-    printed = run(file, tmp_path, **variables)
+    printed = run(file, tmp_path, by=PYTEST if program.test else (), **variables)
 
     if program.prints is not None:
         assert printed == program.prints

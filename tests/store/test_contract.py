@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dutiful.store import clock
 from dutiful.store.contract import Store
 from dutiful.store.sqlite import MEMORY, SqliteStore
 from dutiful.testing import (
+    Clock,
     DoorbellContract,
     DurableContract,
     SpecialContract,
@@ -25,13 +25,11 @@ from tests.store import inside
 
 class SqliteContract(StoreContract):
     @pytest.fixture(autouse=True)
-    def hands(self, monkeypatch):
-        self.ahead_ms = 0
-        wall_ms = clock.wall_ms
-        monkeypatch.setattr(clock, "wall_ms", lambda: wall_ms() + self.ahead_ms)
+    def stopped_clock(self):
+        self.clock = Clock()
 
     def pass_time(self, store, seconds):
-        self.ahead_ms += math.ceil(seconds * 1000)
+        self.clock.jump(math.ceil(seconds * 1000) / 1000)
 
     def write(self, connection, name):
         connection.execute("CREATE TABLE IF NOT EXISTS users_own (name TEXT)")
@@ -54,12 +52,12 @@ class SqliteContract(StoreContract):
 class TestFile(SqliteContract, SpecialContract, DurableContract, UsersTransactionContract, DoorbellContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[SqliteStore]:
-        store = inside.opened(tmp_path / "jobs.db", busy_s=5)
+        store = inside.opened(tmp_path / "jobs.db", busy_s=5, clock=self.clock)
         yield store
         store.close()
 
     def another(self, store: SqliteStore) -> Store:
-        return inside.opened(inside.path_of(store), busy_s=5)
+        return inside.opened(inside.path_of(store), busy_s=5, clock=self.clock)
 
     def die(self, store: SqliteStore, owner: int) -> None:
         inside.die(store, owner)
@@ -73,7 +71,7 @@ class TestFile(SqliteContract, SpecialContract, DurableContract, UsersTransactio
 class TestMemory(SqliteContract, SpecialContract):
     @pytest.fixture
     def store(self) -> Iterator[SqliteStore]:
-        store = inside.opened(MEMORY, busy_s=5)
+        store = inside.opened(MEMORY, busy_s=5, clock=self.clock)
         yield store
         store.close()
 

@@ -14,6 +14,7 @@ from dutiful.job import JobId, Record
 from dutiful.listening import Listening
 from dutiful.payload import decode_plain
 from dutiful.registry import Registry
+from dutiful.runner.runner import Runner
 from dutiful.sealing import Cover
 from dutiful.sending import Drafting, Room
 from dutiful.showing import shown
@@ -23,7 +24,8 @@ from dutiful.store.sqlite import MEMORY, SqliteStore
 
 if TYPE_CHECKING:
     from dutiful.async_edge import AsyncEdge
-    from dutiful.runner.runner import Runner
+    from dutiful.front.stand_in import StandIn
+    from dutiful.runner.engine import Engine, MakeEngine
     from dutiful.stopping import Stopping
     from dutiful.store.special.schedules import Declared
 
@@ -59,7 +61,9 @@ class Base:
         self._committer.room_made = self._room.made
         self._async: AsyncEdge | None = None
         self._door = Door(config.name)
-        self._runner: Runner | None = None
+        self._make_engine: MakeEngine = Runner
+        self._runner: Engine | None = None
+        self._stand_in: StandIn | None = None  # in a test
         self._is_open = False
         self._opening = threading.RLock()  # inside the others: a sender may open while we stop
         self._stopping: Stopping | None = None
@@ -106,6 +110,11 @@ class Base:
     def unlisten(self, job_id: JobId, tell: Callable[[], None]) -> None:
         """Take that back."""
         self._listening.end(job_id, tell)
+
+    def before_waiting(self, job_id: JobId) -> Callable[[], None] | None:
+        """Return what is to be done before somebody waits for a job; None, but in a test."""
+        stand_in = self._stand_in
+        return None if stand_in is None else lambda: stand_in.awaited(job_id)
 
     def decode_result(self, task: str, text: str) -> Any:
         """Return a result as the task's handler is annotated, if this process knows it."""

@@ -13,6 +13,7 @@ from dutiful.errors import AlreadyStarted, ConfigError
 from dutiful.events import Event, checked_listener, kinds_of
 from dutiful.front.flows import Flows
 from dutiful.front.looking import Looking
+from dutiful.front.replacing import Replaceable
 from dutiful.handle import Job
 from dutiful.handler import made_of
 from dutiful.middleware import Middleware, checked_middleware
@@ -29,7 +30,7 @@ M = TypeVar("M", bound=Middleware)
 H = TypeVar("H", bound=Callable[[], Mapping[str, str]])
 
 
-class Registering(Flows, Looking):
+class Registering(Replaceable, Flows, Looking):
     """What tells a worker how to handle its jobs, and when to send some by itself."""
 
     @property

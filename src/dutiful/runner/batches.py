@@ -231,6 +231,11 @@ class Batches:
             self._wait_max_s = DRAIN_WAIT_S
         self._close_due()
 
+    def take_time(self) -> None:
+        """From now on gather as long as the handlers say."""
+        with self._changing:
+            self._wait_max_s = math.inf
+
     # --- jobs go ----------------------------------------------------------------------------------
 
     def draw(self, place: Place) -> list[Claim]:

@@ -41,6 +41,7 @@ from dutiful.job import (
     State,
 )
 from dutiful.payload import encode_result
+from dutiful.results import Results
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.covers import covered, without_message
 from dutiful.runner.failure import checked, error_info, failed, timed_out
@@ -161,6 +162,8 @@ class Outcomes:
         try:
             if isinstance(value, Snooze | Cancel | Discard):
                 return checked(value)
+            if isinstance(value, Results):  # of `ctx.after`, handed on
+                value = list(value)
             return Completed(encode_result(value, self._config.result_bytes_max))
         except NotEncodable as error:
             self.dropped(claim, error.reason)

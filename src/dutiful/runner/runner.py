@@ -613,18 +613,34 @@ class Runner:
         """Whether this very thread is one of ours, which cannot wait for its own end."""
         return self._slots.serves_here() or self._attempts.runs_here()
 
-    def drain(self, deadline: Deadline) -> None:
-        """Wait until all that is ready has been finished, or the time is up."""
+    @property
+    def finished(self) -> int:
+        """How many attempts have ended."""
+        return self._attempts.finished
+
+    def drain(self, deadline: Deadline) -> bool:
+        """
+        Wait until all that is ready has been finished.
+
+        Returns whether that is so: False if the time is up, or if it takes nothing more.
+        """
         self._batches.hurry()
+        try:
+            return self._wait_until_drained(deadline)
+        finally:
+            self._batches.take_time()  # it may go on
+
+    def _wait_until_drained(self, deadline: Deadline) -> bool:
         while not self._committer.between_steps(self._is_drained):
             rest_s = deadline.rest_s(at_most=0.05)
-            if rest_s <= 0:
-                return
+            if rest_s <= 0 or not self._is_taking:
+                return False
             if self._slots.is_idle:
                 self._committer.kick()
                 self.nudge()
                 rest_s = min(rest_s, 0.002)
             self._leaving.wait(rest_s)
+        return True
 
     def _is_drained(self) -> bool:
         if not self._slots.is_idle or self._batches.held or self._committer.has_outcomes():

@@ -13,6 +13,7 @@ in one transaction. Smaller differences are the ordinary correction of a running
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
 # NTP slews a clock by at most 0.5 ms a second; what is this large was set at once.
 STEP_MS = 1000
@@ -42,15 +43,41 @@ def boot_id() -> str:
         return f"boot-{round(offset_ms() / 10_000)}"
 
 
+class Clock(Protocol):
+    """Where a store's time comes from. `dutiful.testing.Clock` is one that a test moves."""
+
+    def wall_ms(self) -> int:
+        """Return the wall clock, in milliseconds since 1970 UTC."""
+        ...
+
+    def offset_ms(self) -> int:
+        """Return how far the wall clock is ahead of the time that only ever runs on."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def wall_ms(self) -> int:
+        return wall_ms()
+
+    def offset_ms(self) -> int:
+        return offset_ms()
+
+
+SYSTEM = SystemClock()
+
+
 class StepDetector:
     """Notices that the wall clock was set since the last look. Costs two clock readings."""
 
-    def __init__(self) -> None:
-        self.offset = offset_ms()
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self.offset = clock.offset_ms()
 
     def step_ms(self) -> int:
         """Return by how much the clock was set since `offset`; 0 for an ordinary correction."""
-        now = offset_ms()
+        now = self._clock.offset_ms()
         step = now - self.offset
         if abs(step) < STEP_MS:
             self.offset = now

@@ -20,7 +20,8 @@ from dutiful.config import Keep
 from dutiful.crashpoint import crashpoint
 from dutiful.errors import ConfigError, LeaseLost
 from dutiful.job import Ack, Claim, JobId, Record
-from dutiful.store import clock, sqlite_file, sqlite_look, sqlite_step, sqlite_upkeep
+from dutiful.store import sqlite_file, sqlite_look, sqlite_step, sqlite_upkeep
+from dutiful.store.clock import SYSTEM, Clock
 from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, Pulse, Query, Work, WorkerInfo
 from dutiful.store.sqlite_access import MEMORY, Access
 from dutiful.store.sqlite_exchange import Exchange
@@ -46,6 +47,7 @@ class SqliteStore:
         busy_s: Seconds to wait for the write lock.
         worker: The name that is written beside errors.
         create: Whether to make the store if it is not there.
+        clock: Where its time comes from.
     """
 
     def __init__(
@@ -56,8 +58,11 @@ class SqliteStore:
         busy_s: float = 10.0,
         worker: str = "worker",
         create: bool = True,
+        clock: Clock = SYSTEM,
     ) -> None:
-        self._access = Access(path, durability=durability, busy_s=busy_s, create=create, let_go=self._let_go)
+        self._access = Access(
+            path, durability=durability, busy_s=busy_s, create=create, clock=clock, let_go=self._let_go
+        )
         self._exchange = Exchange(self._access, worker)
         self._workers = Workers(self._access)
 
@@ -137,8 +142,9 @@ class SqliteStore:
                     "ROLLBACK to the block, so that the job's completion commits with your writes."
                 )
             with self._access.translating():
+                now = self._access.clock.wall_ms()
                 for each in (claim, *others):
-                    db.execute(sqlite_step.COMPLETE_ONE, (clock.wall_ms(), each.id, each.attempt))
+                    db.execute(sqlite_step.COMPLETE_ONE, (now, each.id, each.attempt))
                 crashpoint("transaction.before_commit")
                 db.execute("COMMIT")
                 crashpoint("transaction.after_commit")
@@ -243,7 +249,7 @@ class SqliteStore:
     @contextmanager
     def sql_look(self) -> Generator[SqliteSql]:
         with self._access.looking() as db:
-            yield SqliteSql(db, clock.wall_ms())
+            yield SqliteSql(db, self._access.clock.wall_ms())
 
     def ear(self) -> "Ear | None":
         from dutiful.store.ear import FileEar  # for those who use it
@@ -265,7 +271,7 @@ class SqliteStore:
 
     def counts(self) -> Counts:
         with self._access.looking() as db:
-            return sqlite_look.counts(db, clock.wall_ms())
+            return sqlite_look.counts(db, self._access.clock.wall_ms())
 
     def unfinished(self) -> int:
         with self._access.looking() as db:
@@ -275,7 +281,7 @@ class SqliteStore:
         self._access.follow_clock()
         with self._access.looking() as db:
             due_at = sqlite_look.next_due(db, queues, skip)
-        return None if due_at is None else max(0.0, (due_at - clock.wall_ms()) / 1000)
+        return None if due_at is None else max(0.0, (due_at - self._access.clock.wall_ms()) / 1000)
 
     # --- editing and upkeep -----------------------------------------------------------------------------
 
@@ -286,7 +292,7 @@ class SqliteStore:
 
     def prune(self, keep: Keep, *, limit: int) -> int:
         with self._access.looking() as db:
-            before = sqlite_look.prune_before(db, keep, clock.wall_ms())
+            before = sqlite_look.prune_before(db, keep, self._access.clock.wall_ms())
         if before is None:
             return 0
         with self._access.writing() as now:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dutiful.errors import ConfigError, StoreBusy, StoreError, StoreUnavailable
-from dutiful.store import clock, sqlite_step, sqlite_upkeep
+from dutiful.store import sqlite_step, sqlite_upkeep
+from dutiful.store.clock import Clock, StepDetector
 from dutiful.store.contract import Outcome
 from dutiful.store.fork import ForkGuard
 from dutiful.store.liveness import FileLock, Folder
@@ -42,6 +43,7 @@ class Access:
         path: The file, or ":memory:".
         durability, busy_s: See Config.
         create: Whether to make the store if it is not there.
+        clock: Where its time comes from.
         let_go: Called in a forked child, to let go of what else is the parent's.
     """
 
@@ -52,8 +54,10 @@ class Access:
         durability: Literal["full", "normal"],
         busy_s: float,
         create: bool,
+        clock: Clock,
         let_go: Callable[[], None],
     ) -> None:
+        self.clock = clock
         self.in_memory = path == MEMORY
         # Two names of one file must lead to one folder of locks.
         self.path = Path(path) if self.in_memory else Path(path).resolve()
@@ -131,7 +135,7 @@ class Access:
         self.resets += 1
         self._log_bytes = 0
         self._seen = self.version()
-        self._steps = clock.StepDetector()
+        self._steps = StepDetector(self.clock)
         self._is_clock_set = False
 
     def connection(self) -> sqlite3.Connection:
@@ -183,7 +187,7 @@ class Access:
             try:
                 db.execute("BEGIN IMMEDIATE")
                 self._set_clock()
-                yield clock.wall_ms()
+                yield self.clock.wall_ms()
                 committing = True
                 db.execute("COMMIT")
             except BaseException as error:
@@ -214,7 +218,7 @@ class Access:
                 db.execute("BEGIN IMMEDIATE")
                 self._set_clock()
                 db.execute("COMMIT")
-            statement(clock.wall_ms())
+            statement(self.clock.wall_ms())
         except sqlite3.Error as error:
             self._roll_back(error, outcome, committing=False)
             raise
@@ -312,7 +316,7 @@ class Access:
     def _set_clock(self) -> None:
         """Follow the wall clock when it was set, and move the due times that came from delays."""
         if not self._is_clock_set or self._steps.step_ms():
-            self._steps.offset = sqlite_upkeep.follow_clock(self.db)
+            self._steps.offset = sqlite_upkeep.follow_clock(self.db, self.clock.offset_ms())
             self._is_clock_set = True
 
     @contextlib.contextmanager

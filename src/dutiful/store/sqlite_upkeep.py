@@ -241,14 +241,14 @@ def shrink(db: sqlite3.Connection) -> int:
 # --- the clock ------------------------------------------------------------------------------------
 
 
-def follow_clock(db: sqlite3.Connection) -> int:
+def follow_clock(db: sqlite3.Connection, offset: int) -> int:
     """
     Agree with the store about the clock, moving due times when it was set; return the offset.
 
     The first to see a step writes it; the others find it written. After a boot there is
     nothing to compare with, so nothing moves.
     """
-    offset, boot = clock.offset_ms(), clock.boot_id()
+    boot = clock.boot_id()
     stored = _meta(db, "clock_boot"), _meta(db, "clock_offset")
     if stored[0] == boot and isinstance(stored[1], int):
         step = offset - stored[1]
@@ -269,9 +269,9 @@ def follow_clock(db: sqlite3.Connection) -> int:
     return offset
 
 
-def keep_clock(db: sqlite3.Connection) -> None:
+def keep_clock(db: sqlite3.Connection, offset: int) -> None:
     """Write down the small corrections of a running clock, so that they never add up to a step."""
-    offset, stored = clock.offset_ms(), _meta(db, "clock_offset")
+    stored = _meta(db, "clock_offset")
     if isinstance(stored, int) and 0 < abs(offset - stored) < clock.STEP_MS:
         _set_meta(db, "clock_offset", offset)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dutiful.errors import ConfigError, LeaseLost
 from dutiful.job import Claim
-from dutiful.store import clock, sqlite_step
+from dutiful.store import sqlite_step
 from dutiful.store.borrowed.connection import Borrowed, Steps
 from dutiful.store.contract import Draft
 from dutiful.store.sqlite_access import Access
@@ -25,7 +25,7 @@ def insertion(access: Access, borrowed: Borrowed, drafts: Sequence[Draft]) -> St
             yield sqlite_step.reserving(len(draft.payloads))
             rows = yield sqlite_step.RESERVED, ()
             first = int(rows[0][0]) - len(draft.payloads)
-            yield sqlite_step.inserting(first, draft, clock.wall_ms())
+            yield sqlite_step.inserting(first, draft, access.clock.wall_ms())
             stored.append(range(first, first + len(draft.payloads)))
     except sqlite3.ProgrammingError as error:
         raise borrowed.unusable(error) from error
@@ -60,8 +60,9 @@ class Completion:
     def last(self, borrowed: Borrowed) -> Steps[None]:
         if not borrowed.is_open():
             raise borrowed.ended()
+        now = self._access.clock.wall_ms()
         for claim in self._claims:
-            yield from self._one(claim, sqlite_step.COMPLETE_ONE, (clock.wall_ms(), claim.id, claim.attempt))
+            yield from self._one(claim, sqlite_step.COMPLETE_ONE, (now, claim.id, claim.attempt))
 
     def _one(self, claim: Claim, sql: str, values: tuple[int, ...]) -> Steps[None]:
         try:

@@ -137,7 +137,7 @@ class Workers:
             self._here[owner] = self._again(here)
         with self._access.writing() as now:
             db = self._access.db
-            sqlite_upkeep.keep_clock(db)
+            sqlite_upkeep.keep_clock(db, self._access.clock.offset_ms())
             if not sqlite_upkeep.beat(db, owner, tasks, now) and owner in self._joined:
                 # Taken for dead, as after a long sleep: what it had is rescued, and its attempts will
                 # be late; from here on it is seen again.
@@ -214,7 +214,7 @@ class Workers:
         if is_other_boot:
             return True, frozenset()
         # Its lock file is gone, which says nothing: its heartbeat decides.
-        return clock.wall_ms() - info.seen_at > sqlite_upkeep.LEASE_MS, None
+        return self._access.clock.wall_ms() - info.seen_at > sqlite_upkeep.LEASE_MS, None
 
     def _rescue_one(
         self, info: WorkerInfo, running: frozenset[JobId] | None, decide: Callable[[Claim, bool], Ack]
