@@ -33,6 +33,7 @@ CRASH_POINTS = {
     "ack.after_commit": "what attempts came to is stored",
     "transaction.before_commit": "ctx.transaction(): all is written, and about to be committed",
     "transaction.after_commit": "ctx.transaction(): all is committed",
+    "rekey.between": "rekeying goes from one chunk of jobs to the next",
     "rescue.before_commit": "a dead worker's jobs are about to be put back in line",
     "rescue.after_commit": "a dead worker's jobs are back in line",
     "migrate.middle": "one of the statements that make the tables has run, in the one transaction of all",
