@@ -1,7 +1,6 @@
 """What a sender or a handler may ask for a job, beyond its task, queue, priority and time."""
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
+from dutiful.core.values import NOTHING_STORED, is_text, span_s, text, whole
 from dutiful.errors import ConfigError
 from dutiful.job import JobId, State
 from dutiful.payload import check_name
@@ -17,6 +17,7 @@ from dutiful.store.contract import Special
 from dutiful.store.contract import Unique as StoredUnique
 
 KEY_CHARS_MAX = 200
+POOL_CHARS_MAX = 1000
 AFTER_JOBS_MAX = 1_000_000
 
 _UNFINISHED = (State.PENDING, State.BLOCKED, State.RUNNING)
@@ -58,16 +59,17 @@ class Unique:
     def __post_init__(self) -> None:
         _one_of("while_", self.while_, (None, *_STATES))
         _one_of("on_conflict", self.on_conflict, ("return", "replace", "reschedule", "raise"))
+        _function("Unique(by=)", self.by)
         if self.within is not None:
-            seconds("within", self.within)
+            span_s("within", self.within)
 
-    def stored(self, task: str, payload: object, text: str) -> StoredUnique:
-        """Return what the store is asked for this payload, of which `text` is the JSON."""
-        made = text if self.by is None else msgspec.json.encode(self.by(payload)).decode()
+    def stored(self, task: str, payload: object, json: str) -> StoredUnique:
+        """Return what the store is asked for this payload, of which `json` is the text."""
+        made = json if self.by is None else _made_by(self.by, payload)
         replaces = self.on_conflict in ("replace", "reschedule")
         while_ = self.while_ or ("waiting" if replaces else "unfinished")
         digest = hashlib.sha256(f"{task}\n{made}".encode()).hexdigest()[:32]
-        within_s = None if self.within is None else seconds("within", self.within)
+        within_s = None if self.within is None else span_s("within", self.within)
         return StoredUnique(f"{task}:{digest}", _STATES[while_], within_s, self.on_conflict)
 
 
@@ -96,8 +98,13 @@ class Limit:
     def __post_init__(self) -> None:
         if self.concurrency is None and self.rate is None:
             raise ConfigError("a Limit without concurrency= and rate= limits nothing; give one of them.")
-        _whole("concurrency", 1 if self.concurrency is None else self.concurrency)
-        _whole("burst", self.burst)
+        hint = "Such a Limit is not made."
+        if self.concurrency is not None:
+            whole("Limit(concurrency=)", self.concurrency, 1, unchanged=hint)
+        whole("Limit(burst=)", self.burst, 1, unchanged=hint)
+        _function("Limit(by=)", self.by)
+        if self.name is not None:
+            text("Limit(name=)", self.name, chars_max=KEY_CHARS_MAX, unchanged=hint)
         _ = self.per_s
 
     @property
@@ -105,7 +112,7 @@ class Limit:
         """The rate as starts per second; 0 for none."""
         if self.rate is None:
             return 0.0
-        found = _RATE.fullmatch(self.rate.strip())
+        found = _RATE.fullmatch(self.rate.strip()) if isinstance(cast("object", self.rate), str) else None
         if found is None or float(found[1]) <= 0 or (found[2] and int(found[2]) == 0):
             raise ConfigError(f'Limit(rate={self.rate!r}); write it as "100/m", "5/s" or "1/10s".')
         return float(found[1]) / (float(found[2] or 1) * _SECONDS[found[3]])
@@ -113,12 +120,9 @@ class Limit:
     def pool(self, task: str, payload: object) -> str:
         """Return the name that the limit of this job has in the store."""
         name = self.name or task
-        return name if self.by is None else f"{name}:{self.by(payload)}"
-
-
-def _whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"Limit({name}={value!r}); it must be a whole number, 1 or more.")
+        if self.by is None:
+            return name
+        return text("what Limit(by=) made", f"{name}:{self.by(payload)}", chars_max=POOL_CHARS_MAX)
 
 
 class HasId(Protocol):
@@ -138,7 +142,7 @@ class Asking:
             raise ConfigError(f"unique is {unique!r}; it must be True or a Unique. Nothing was stored.")
         self._expires_s, self._expires_at = _expiry(options.get("expires"))
         deadline = options.get("deadline")
-        self._deadline_s = None if deadline is None else seconds("deadline", deadline)
+        self._deadline_s = None if deadline is None else span_s("deadline", deadline)
         self._after = _ids(options.get("after"))
         self._on_dead: Any = options.get("on_dead", "cancel")
         _one_of("on_dead", self._on_dead, ("cancel", "run", "wait"))
@@ -151,20 +155,20 @@ class Asking:
         """Whether each payload is one of a kind."""
         return self._unique is not None
 
-    def special(self, task: str, payload: object, text: str, limit: Limit | None) -> Special:
-        """Return what is stored beside this payload, of which `text` is the JSON."""
+    def special(self, task: str, payload: object, json: str, limit: Limit | None) -> Special:
+        """Return what is stored beside this payload, of which `json` is the text."""
         key = self._key(payload) if callable(self._key) else self._key
         return Special(
             expires_s=self._expires_s,
             expires_at=self._expires_at,
             deadline_s=self._deadline_s,
-            key=None if key is None else _checked_key(key),
+            key=None if key is None else text("key", key, chars_max=KEY_CHARS_MAX),
             key_skips=self._on_failure == "skip",
             pool=None if limit is None else limit.pool(task, payload),
             pool_size=0 if limit is None else limit.concurrency or 0,
             per_s=0.0 if limit is None else limit.per_s,
             burst=1 if limit is None else limit.burst,
-            unique=None if self._unique is None else self._unique.stored(task, payload, text),
+            unique=None if self._unique is None else self._unique.stored(task, payload, json),
             after=self._after,
             on_dead=self._on_dead,
             headers=self._headers,
@@ -174,14 +178,6 @@ class Asking:
 NAMES = frozenset({"key", "unique", "expires", "deadline", "after", "on_dead", "on_failure", "headers"})
 
 
-def seconds(name: str, value: float | timedelta) -> float:
-    """Return a duration in seconds, which is more than 0."""
-    found = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < math.inf:
-        raise ConfigError(f"{name} is {value!r}; it must be seconds > 0, or a timedelta. Nothing was stored.")
-    return float(found)
-
-
 def _expiry(expires: object) -> tuple[float | None, int | None]:
     if expires is None:
         return None, None
@@ -189,15 +185,22 @@ def _expiry(expires: object) -> tuple[float | None, int | None]:
         if expires.tzinfo is None:
             raise ConfigError(f"expires is {expires!r}, without a time zone. Nothing was stored.")
         return None, round(expires.timestamp() * 1000)
-    return seconds("expires", expires), None  # type: ignore[arg-type]  # checked there
+    return span_s("expires", expires), None
 
 
-def _checked_key(key: object) -> str:
-    if not isinstance(key, str) or not 0 < len(key) <= KEY_CHARS_MAX:
+def _function(name: str, by: object) -> None:
+    if by is not None and not callable(by):
+        raise ConfigError(f"{name} is {by!r}; it must be a function of the payload. {NOTHING_STORED}")
+
+
+def _made_by(by: Callable[[Any], object], payload: object) -> str:
+    made = by(payload)
+    try:
+        return msgspec.json.encode(made).decode()
+    except Exception as error:  # half a surrogate pair, or what has no JSON
         raise ConfigError(
-            f"key is {key!r}; it must be a text of 1 to {KEY_CHARS_MAX} letters. Nothing was stored."
-        )
-    return key
+            f"what Unique(by=) made is {made!r:.300}; it must be text or a number ({error}). {NOTHING_STORED}"
+        ) from error
 
 
 def _ids(after: Any) -> tuple[JobId, ...]:
@@ -207,6 +210,8 @@ def _ids(after: Any) -> tuple[JobId, ...]:
     ids = tuple(dict.fromkeys(job if isinstance(job, int) else getattr(job, "id", None) for job in jobs))
     if not all(isinstance(job_id, int) and not isinstance(job_id, bool) for job_id in ids):
         raise ConfigError(f"after is {after!r}; it must be a job, or several. Nothing was stored.")
+    for job_id in ids:
+        whole("an id of after", job_id, 1)
     if len(ids) > AFTER_JOBS_MAX:
         raise ConfigError(
             f"after has {len(ids)} jobs; it can have {AFTER_JOBS_MAX} at most. Nothing was stored."
@@ -218,8 +223,11 @@ def _headers(headers: Any) -> dict[str, str]:
     if headers is None:
         return {}
     given: dict[Any, Any] = dict(headers) if hasattr(headers, "items") else {None: headers}
-    if not all(isinstance(name, str) and isinstance(value, str) for name, value in given.items()):
-        raise ConfigError(f"headers is {headers!r}; it must be texts by name. Nothing was stored.")
+    if not all(is_text(name) and is_text(value) for name, value in given.items()):
+        raise ConfigError(
+            f"headers is {headers!r:.300}; it must be texts by name, with no NUL and no half of a surrogate "
+            f"pair. {NOTHING_STORED}"
+        )
     for name in given:
         check_name(name, "header")
     return given

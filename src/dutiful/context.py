@@ -1,6 +1,6 @@
 """What a running handler can ask of its job."""
 
-import math
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
+from dutiful.core.values import WHOLE_MAX, escaped, number
 from dutiful.errors import ConfigError, LeaseLost
 from dutiful.job import Claim, JobId, Progress
 from dutiful.payload import decode_plain
@@ -25,6 +26,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 _MESSAGE_CHARS_MAX = 200
+_FINITE = sys.float_info.max
 
 
 class Transaction(Protocol[T_co]):
@@ -310,9 +312,10 @@ class Context:
             ConfigError: A value is no number.
         """
         for name, value in (("done", done), ("total", 0 if total is None else total)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ConfigError(f"progress: {name} is {value!r}; nothing was written. Give a number.")
-        self._progress = Progress(done, total, str(message)[:_MESSAGE_CHARS_MAX].replace("\0", ""))
+            least, most = (-WHOLE_MAX, WHOLE_MAX) if isinstance(value, int) else (-_FINITE, _FINITE)
+            unchanged = "No progress was written."
+            number(f"progress: {name}", value, least, most, wanted="a number", unchanged=unchanged)
+        self._progress = Progress(done, total, escaped(str(message)[:_MESSAGE_CHARS_MAX]))
 
     def send(self, payload: object, **options: Any) -> None:
         """

@@ -1,7 +1,6 @@
 """From a payload to a stored job: drafts, and the bound on unfinished jobs."""
 
 import difflib
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ import msgspec
 
 from dutiful.asking import NAMES, NOTHING, Asking, HasId, Limit, Unique
 from dutiful.config import Config
+from dutiful.core.values import number, span_s, whole
 from dutiful.errors import BufferFull, ConfigError
 from dutiful.payload import check_name, encode
 from dutiful.registry import Registry
@@ -21,7 +21,7 @@ from dutiful.store.contract import Draft, Special
 # send_many commits once per chunk: larger ones were no faster (2026-11), and make others wait longer.
 CHUNK_JOBS = 1000
 CHUNK_BYTES = 1024 * 1024
-PRIORITY_MAX = 2**31
+PRIORITY_MAX = 2**31 - 1
 # How often to look for room that another process's worker made; our own tells us at once.
 LOOK_S = 0.01
 
@@ -277,22 +277,13 @@ def _rest(drafts: list[Draft], stored: list[range]) -> list[Draft]:
 def _delay_s(delay: float | timedelta | None) -> float | None:
     if delay is None:
         return None
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise ConfigError(f"delay is {delay!r}; it must be seconds, 0 or more. Nothing was stored.")
-    if seconds > 3e9:  # a hundred years; beyond, instants would leave 64 bits
-        raise ConfigError(f"delay is {delay!r}: more than a century. Nothing was stored.")
-    return float(seconds) or None
+    return span_s("delay", delay, may_be_0=True) or None
 
 
 def _timeout_s(timeout: float | None) -> float | None:
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
-        raise ConfigError(
-            f"timeout is {timeout!r}; it must be seconds, 0 or more, or None. Nothing was stored."
-        )
-    return float(timeout)
+    return float(number("timeout", timeout, 0, wanted="seconds, 0 or more, or None"))
 
 
 def _instant(run_at: datetime | None) -> int | None:
@@ -308,8 +299,4 @@ def _instant(run_at: datetime | None) -> int | None:
 
 def checked_priority(priority: int) -> int:
     """Return a priority that fits into the store, or raise ConfigError."""
-    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > PRIORITY_MAX:
-        raise ConfigError(
-            f"priority is {priority!r}; it must be an integer within 32 bits. Nothing was stored."
-        )
-    return priority
+    return whole("priority", priority, -PRIORITY_MAX - 1, PRIORITY_MAX)

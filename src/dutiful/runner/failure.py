@@ -4,7 +4,8 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from dutiful.core.retry import DELAY_S_MAX, Retry
+from dutiful.core.retry import Retry
+from dutiful.core.values import DELAY_S_MAX, escaped
 from dutiful.job import Cancel, Claim, Crashed, Discard, ErrorInfo, Failed, Result, Snooze
 
 TEXT_BYTES_MAX = 16 * 1024  # of a message, and of a traceback: its end says most
@@ -30,9 +31,7 @@ def _theirs(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _bounded(text: str) -> str:
-    # Surrogates cannot be stored as UTF-8; escaped they can, and still be read.
-    # Nor can a NUL pass through SQLite's JSON functions, which end a text there.
-    data = text.replace("\0", "\\x00").encode(errors="backslashreplace")
+    data = escaped(text).encode()
     cut = data[-TEXT_BYTES_MAX:].decode(errors="ignore")
     return cut if len(data) <= TEXT_BYTES_MAX else f"…{cut}"
 
