@@ -79,6 +79,7 @@ class SqliteStore:
     def close(self) -> None:
         self._workers.end_all()
         self._access.close()
+        self._exchange.closed()
 
     def ground(self) -> SqliteGround:
         """Return this store as one end of a move."""
