@@ -20,7 +20,7 @@ from dutiful.core.retry import Retry
 from dutiful.errors import ConfigError, NotDecodable
 from dutiful.payload import check_name, decode_plain, decoder, reader
 from dutiful.returned import decoder_of
-from dutiful.signature import Asks, Function, Parameter, asks_of, is_async
+from dutiful.signature import Asks, Function, Parameter, asks_of, is_async, is_generator
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -84,6 +84,11 @@ class Handler:
             raise ConfigError(f"timeout is {self.timeout!r}; it must be seconds > 0, or None.")
         # Here and not when a job comes: the caller's local names can be seen only now.
         object.__setattr__(self, "asks", asks_of(self.fn))
+        if is_generator(self.fn):
+            raise ConfigError(
+                f"{self.asks.label}() is a generator (it has a yield), so that calling it runs nothing of it; "
+                "it was not registered. Return a value instead."
+            )
         if self.process and is_async(self.fn):
             raise ConfigError(
                 f"{self.asks.label}() is async and cannot run in a child process: drop "

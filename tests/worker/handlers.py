@@ -16,6 +16,10 @@ def pid(_payload: Any) -> int:
     return os.getpid()
 
 
+def forgets_to_await(_payload: Any) -> Any:
+    return asyncio.sleep(0)
+
+
 def double(n: int) -> int:
     return 2 * n
 

@@ -60,11 +60,16 @@ def test_it_can_snooze_cancel_and_discard(started):
 def test_odd_outcomes_and_results_are_seen_through(started):
     worker = started(
         ":memory:",
-        handlers={"odd": in_child(handlers.odd_snooze, retry=ONCE), "none": in_child(handlers.no_json)},
+        handlers={
+            "odd": in_child(handlers.odd_snooze, retry=ONCE),
+            "none": in_child(handlers.no_json),
+            "never": in_child(handlers.forgets_to_await, retry=ONCE),
+        },
     )
 
     assert "Snooze" in finished(worker.send(0, task="odd")).errors[0].message
     assert finished(worker.send(0, task="none")).state is State.COMPLETED
+    assert "never ran; make it async def" in finished(worker.send(0, task="never")).errors[0].message
 
 
 @pytest.mark.parametrize("fn", [handlers.spin, handlers.sleep])

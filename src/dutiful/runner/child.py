@@ -21,6 +21,7 @@ from dutiful.errors import ConfigError, NotEncodable
 from dutiful.handler import Entry
 from dutiful.job import Cancel, Discard, JobId, Snooze
 from dutiful.payload import encode_result
+from dutiful.runner.failure import check_ran
 from dutiful.runner.messages import ChildJob, Failure, HandlerRef, HeldFd, Returned, Signal
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -119,6 +120,7 @@ def _call(entry: Entry, job: ChildJob) -> Returned | Signal:
     if entry.ctx_name is not None:
         kwargs[entry.ctx_name] = ChildContext(job.id, job.attempt, job.task, job.queue)
     result = entry.fn(*args, **kwargs)
+    check_ran(result)
     if isinstance(result, Snooze | Cancel | Discard):
         return result
     try:

@@ -1,5 +1,6 @@
 """How attempts fail: exceptions as text, deaths, and time that ran out."""
 
+import inspect
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +55,25 @@ def crashed(what: str) -> Result:
 def timed_out(claim: Claim, timeout_s: float | None, retry: Retry) -> Result:
     """Return the result of an attempt that ran out of time, by its policy."""
     return failed(claim, TimeoutError(f"the handler ran longer than its timeout of {timeout_s} s"), retry)
+
+
+def check_ran(value: object) -> None:
+    """
+    Raises:
+        TypeError: What a handler returned is a call that never ran, as of an async function without await.
+    """
+    if value is None or isinstance(value, str | int | float | dict | list):  # nearly all
+        return
+    if inspect.iscoroutine(value):
+        value.close()  # else Python warns of it, at any time
+        hint = "make it async def, and await what it calls"
+    elif inspect.isgenerator(value) or inspect.isasyncgen(value):
+        hint = "a handler returns a value: run the loop in it, without yield"
+    elif inspect.isawaitable(value):
+        hint = "make it async def, and await what it returns"
+    else:
+        return
+    raise TypeError(f"the handler returned a {type(value).__name__}, which never ran; {hint}")
 
 
 def checked(value: Snooze | Cancel | Discard) -> Snooze | Cancel | Discard:

@@ -43,7 +43,7 @@ from dutiful.job import (
 )
 from dutiful.payload import encode_result
 from dutiful.runner.attempt import Attempt
-from dutiful.runner.failure import checked, error_info, failed, timed_out
+from dutiful.runner.failure import check_ran, checked, error_info, failed, timed_out
 from dutiful.steps import is_leave
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft
@@ -134,6 +134,7 @@ class Outcomes:
     def of_value(self, claim: Claim, retry: Retry, value: object) -> Result:
         """Return the result of an attempt whose handler returned `value`."""
         try:
+            check_ran(value)
             if isinstance(value, Snooze | Cancel | Discard):
                 return checked(value)
             return Completed(encode_result(value, self._config.result_bytes_max))
