@@ -86,8 +86,8 @@ class Handler:
         object.__setattr__(self, "asks", asks_of(self.fn))
         if is_generator(self.fn):
             raise ConfigError(
-                f"{self.asks.label}() is a generator (it has a yield), so that calling it runs nothing of it; "
-                "it was not registered. Return a value instead."
+                f"{self.asks.label}() is a generator (it has a yield), so that calling it runs nothing of "
+                "it; it was not registered. Return a value instead."
             )
         if self.process and is_async(self.fn):
             raise ConfigError(

@@ -72,6 +72,19 @@ def test_odd_outcomes_and_results_are_seen_through(started):
     assert "never ran; make it async def" in finished(worker.send(0, task="never")).errors[0].message
 
 
+def test_it_sees_its_headers_and_what_it_has_waited_for(started, store):
+    worker = started(
+        store,
+        handlers={"first": in_child(handlers.double), "then": in_child(handlers.headers_and_after)},
+    )
+    first = worker.send(4, task="first")
+
+    job = worker.send(None, task="then", after=first, headers={"trace": "1"})
+
+    assert result(job) == [{"trace": "1"}, [8]]
+    assert result(worker.send(None, task="then")) == [{}, []]
+
+
 @pytest.mark.parametrize("fn", [handlers.spin, handlers.sleep])
 def test_a_timeout_kills_it(started, store, tmp_path, fn):
     worker = started(store, handlers={"t": in_child(fn, timeout=0.5, retry=ONCE)})

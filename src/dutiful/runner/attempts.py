@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from dutiful.config import Config
 from dutiful.context import Context, Desk
 from dutiful.crashpoint import ARMED, crashpoint
-from dutiful.errors import NotDecodable
+from dutiful.errors import NotDecodable, StoreError
 from dutiful.events import Events, HandlerStuck
 from dutiful.handler import Entry, Kind
 from dutiful.job import Claim, Discard, Interrupted, JobId, Result
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
-from dutiful.runner.failure import error_info, timed_out
+from dutiful.runner.failure import error_info, failed, timed_out
 from dutiful.runner.outcomes import Outcomes
 from dutiful.store.committer import Committer
 from dutiful.store.contract import Draft, Marks, Owner, Store
@@ -142,14 +142,7 @@ class Attempts:
             self._never_ran(claim, Discard(str(error)), error)
             return True
         if entry.ctx_name is not None and entry.kind is not Kind.PROCESS:
-            desk = Desk(
-                self._store,
-                self._draft,
-                lambda own: self._transaction(attempt, own),
-                self._config.result_bytes_max,
-            )
-            attempt.ctx = Context(claim, desk)
-            kwargs[entry.ctx_name] = attempt.ctx
+            kwargs[entry.ctx_name] = attempt.ctx = self._context(attempt)
         self.running[slot] = attempt
         self._marks[slot] = claim.id
         if entry.kind is Kind.ASYNC:
@@ -160,6 +153,15 @@ class Attempts:
         else:
             self._run_here(attempt, args, kwargs)
         return True
+
+    def _context(self, attempt: Attempt) -> Context:
+        desk = Desk(
+            self._store,
+            self._draft,
+            lambda own: self._transaction(attempt, own),
+            self._config.result_bytes_max,
+        )
+        return Context(attempt.claim, desk)
 
     def _never_ran(self, claim: Claim, result: Result, error: BaseException | None = None) -> None:
         self.finished += 1
@@ -190,13 +192,18 @@ class Attempts:
         from dutiful.runner.children import run_in_child  # 60 ms, for those who use it
 
         claim, entry = attempt.claim, attempt.entry
-        result, unencodable = run_in_child(
-            self._child_pool(), claim, entry, self._reference(entry), self._config, self.outcomes.retry(entry)
-        )
+        retry = self.outcomes.retry(entry)
+        ctx = None if entry.ctx_name is None else self._context(attempt)
+        try:
+            result, unencodable = run_in_child(
+                self._child_pool(), claim, entry, self._reference(entry), self._config, retry, ctx
+            )
+        except StoreError as error:  # what it has waited for could not be read
+            result, unencodable = failed(claim, error, retry), None
         if unencodable is not None:
             self.outcomes.dropped(claim, unencodable)
         self._unmark(attempt)
-        self.outcomes.end(claim, result, self.outcomes.retry(entry))
+        self.outcomes.end(claim, result, retry)
         self._after(attempt)
 
     def _over(self, attempt: Attempt, value: object, error: BaseException | None) -> None:

@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -28,9 +29,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 # What needs the store, whose connection is in the worker's process.
-_ELSEWHERE = frozenset(
-    {"after", "asleep", "astep", "await_event", "headers", "progress", "send", "sleep", "step", "wait_event"}
-)
+_ELSEWHERE = frozenset({"asleep", "astep", "await_event", "progress", "send", "sleep", "step", "wait_event"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,8 @@ class ChildContext:
     attempt: int
     task: str
     queue: str
+    headers: Mapping[str, str]
+    after: tuple[Any, ...]
     cancelled: bool = False  # a cancel kills the process
 
     @property
@@ -118,7 +119,9 @@ def _answer(question: Any, entries: dict[HandlerRef, Entry]) -> bytes:
 def _call(entry: Entry, job: ChildJob) -> Returned | Signal:
     args, kwargs = entry.arguments(job.payload)
     if entry.ctx_name is not None:
-        kwargs[entry.ctx_name] = ChildContext(job.id, job.attempt, job.task, job.queue)
+        kwargs[entry.ctx_name] = ChildContext(
+            job.id, job.attempt, job.task, job.queue, job.headers, job.after
+        )
     result = entry.fn(*args, **kwargs)
     check_ran(result)
     if isinstance(result, Snooze | Cancel | Discard):

@@ -1,6 +1,7 @@
 """What an attempt in a child process came to, as a Result."""
 
 from dutiful.config import Config
+from dutiful.context import Context
 from dutiful.core.retry import Retry
 from dutiful.errors import NotDecodable
 from dutiful.handler import Entry
@@ -17,10 +18,22 @@ def run_in_child(
     ref: messages.HandlerRef,
     config: Config,
     retry: Retry,
+    ctx: Context | None,
 ) -> tuple[Result, str | None]:
-    """Run an attempt in a child process; return its result, and why its value was not kept, if so."""
+    """
+    Run an attempt in a child process; return its result, and why its value was not kept, if so.
+
+    `ctx` is given for a handler that asks for one: what it can be asked is sent along.
+    """
     job = messages.ChildJob(
-        claim.id, claim.attempt, claim.task, claim.queue, claim.payload or "", config.result_bytes_max
+        claim.id,
+        claim.attempt,
+        claim.task,
+        claim.queue,
+        claim.payload or "",
+        config.result_bytes_max,
+        {} if ctx is None else dict(ctx.headers),
+        () if ctx is None else ctx.after,
     )
     outcome = pool.run(ref, job, timeout_s=entry.timeout_s)
     match outcome:
