@@ -203,20 +203,39 @@ def _made_by(by: Callable[[Any], object], payload: object) -> str:
         ) from error
 
 
+def id_of(job: object, name: str = "the id of a job", unchanged: str = "Nothing was changed.") -> JobId:
+    """
+    Return the id of a job, or an id as it is.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    return whole(name, getattr(job, "id", job), 1, unchanged=unchanged)
+
+
+def ids_of(name: str, jobs: Any, unchanged: str = "Nothing was changed.") -> list[JobId]:
+    """
+    Return the ids of jobs, which may be ids already; of several, or one.
+
+    Raises:
+        ConfigError: One is neither; `name` says of what.
+    """
+    if isinstance(jobs, str | bytes):
+        raise ConfigError(f"{name} got {jobs!r:.300}; it takes jobs, or their ids. {unchanged}")
+    given: Iterable[object] = jobs if hasattr(jobs, "__iter__") else [jobs]
+    each = f"a job of {name}"
+    return [id_of(job, each, unchanged) for job in given]
+
+
 def _ids(after: Any) -> tuple[JobId, ...]:
     if after is None:
         return ()
-    jobs: Iterable[Any] = after if hasattr(after, "__iter__") else [after]
-    ids = tuple(dict.fromkeys(job if isinstance(job, int) else getattr(job, "id", None) for job in jobs))
-    if not all(isinstance(job_id, int) and not isinstance(job_id, bool) for job_id in ids):
-        raise ConfigError(f"after is {after!r}; it must be a job, or several. Nothing was stored.")
-    for job_id in ids:
-        whole("an id of after", job_id, 1)
+    ids = tuple(dict.fromkeys(ids_of("after", after, NOTHING_STORED)))
     if len(ids) > AFTER_JOBS_MAX:
         raise ConfigError(
-            f"after has {len(ids)} jobs; it can have {AFTER_JOBS_MAX} at most. Nothing was stored."
+            f"after has {len(ids)} jobs; it can have {AFTER_JOBS_MAX} at most. {NOTHING_STORED}"
         )
-    return cast("tuple[JobId, ...]", ids)
+    return ids
 
 
 def _headers(headers: Any) -> dict[str, str]:

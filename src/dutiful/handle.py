@@ -1,14 +1,17 @@
 """A job as its sender sees it: `Job`, and the list that `send_many` returns."""
 
 import bisect
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 
+from dutiful.core.values import number
 from dutiful.errors import JobFailed, JobNotFound, JobTimeout, WrongState
 from dutiful.job import FINISHED, AttemptError, JobId, Progress, Record, State
 from dutiful.store.contract import Edit, Store
@@ -130,19 +133,20 @@ class Job:
 
     # --- waiting --------------------------------------------------------------------------------
 
-    def wait(self, timeout: float | None = None) -> Record:
+    def wait(self, timeout: float | timedelta | None = None) -> Record:
         """
         Wait until the job has finished; return it.
 
         Args:
-            timeout: Seconds; None waits for ever.
+            timeout: Seconds, or a timedelta; None waits for ever.
 
         Raises:
             JobTimeout: It was not finished in time. It goes on.
             JobNotFound: It was pruned or deleted; with keep_completed=0 that is its end.
         """
+        timeout_s = _seconds(timeout)
         event = threading.Event()
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         self._desk.watch(self.id, event.set)
         try:
             while True:
@@ -151,12 +155,12 @@ class Job:
                     return record
                 rest_s = LOOK_S if until is None else min(LOOK_S, until - time.monotonic())
                 if rest_s <= 0:
-                    raise JobTimeout(self.id, timeout or 0.0)
+                    raise JobTimeout(self.id, timeout_s or 0.0)
                 event.wait(rest_s)
         finally:
             self._desk.unwatch(self.id, event.set)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | timedelta | None = None) -> Any:
         """
         Wait for the job, and return what its handler returned.
 
@@ -164,7 +168,7 @@ class Job:
         handler for the task, or if what is stored does not fit.
 
         Args:
-            timeout: Seconds; None waits for ever.
+            timeout: Seconds, or a timedelta; None waits for ever.
 
         Raises:
             JobFailed: It is dead or cancelled; the message has the last error.
@@ -181,11 +185,12 @@ class Job:
             raise JobFailed(self.id, record.state, text)
         return None if record.result is None else self._desk.decode_result(record.task, record.result)
 
-    async def await_(self, timeout: float | None = None) -> Record:
+    async def await_(self, timeout: float | timedelta | None = None) -> Record:
         """`wait`, without blocking the event loop, or a thread while the job runs."""
         import asyncio  # as above
 
-        until = None if timeout is None else time.monotonic() + timeout
+        timeout_s = _seconds(timeout)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         loop, told, pause_s = asyncio.get_running_loop(), asyncio.Event(), LOOK_S
 
         def tell() -> None:
@@ -199,7 +204,7 @@ class Job:
                 if record.state in FINISHED:
                     return record
                 if until is not None and time.monotonic() >= until:
-                    raise JobTimeout(self.id, timeout or 0.0)
+                    raise JobTimeout(self.id, timeout_s or 0.0)
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(told.wait(), pause_s)
                 # Our own worker tells; for another process's, many waiters must not mean many looks.
@@ -207,7 +212,7 @@ class Job:
         finally:
             self._desk.unwatch(self.id, tell)
 
-    async def aresult(self, timeout: float | None = None) -> Any:
+    async def aresult(self, timeout: float | timedelta | None = None) -> Any:
         """`result`, without blocking the event loop; so is `await job`."""
         return self._result_of(await self.await_(timeout))
 
@@ -261,6 +266,16 @@ class Job:
     async def arefresh(self) -> Record:
         """`refresh`, without blocking the event loop."""
         return await in_thread(self.refresh)
+
+
+def _seconds(timeout: float | timedelta | None) -> float | None:
+    """Return how long to wait; what is below 0 is over at once."""
+    if timeout is None:
+        return None
+    found = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    return number(
+        "timeout", found, -math.inf, wanted="seconds, a timedelta, or None", unchanged="The job goes on."
+    )
 
 
 class Jobs(Sequence[Job]):

@@ -2,6 +2,7 @@
 
 import atexit
 import dataclasses
+import math
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from dutiful import config as settings
 from dutiful.config import Config, Keep
 from dutiful.core.retry import Retry
+from dutiful.core.values import number
 from dutiful.errors import AlreadyStarted, ConfigError, StoreError, WorkerStopped
 from dutiful.events import JobsLost
 from dutiful.front.registering import Registering
@@ -82,7 +84,7 @@ class Worker(Registering):
             queues=settings.queues(queues),
             concurrency=concurrency,
             buffer=buffer,
-            retry=retry or Retry(),
+            retry=Retry() if retry is None else retry,
             durability=durability,
             keep_completed=settings.keep(keep_completed),
             max_crashes=max_crashes,
@@ -177,6 +179,9 @@ class Worker(Registering):
                 memory it ends with the worker, and is logged.
         """
         self._door.check_process()
+        if timeout is not None:
+            hint = "The worker goes on."
+            timeout = number("timeout", timeout, -math.inf, wanted="seconds, or None", unchanged=hint)
         must_not_wait = self._must_not_wait()
         with self._asking:
             if self._stopping is None:

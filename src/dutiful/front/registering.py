@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from dutiful.asking import Limit
 from dutiful.core.retry import Retry
 from dutiful.core.schedule import Cron, Schedule
+from dutiful.errors import ConfigError
 from dutiful.events import Event, checked_listener, kinds_of
 from dutiful.front.looking import Looking
 from dutiful.front.sender import Sender
@@ -47,7 +48,7 @@ class Registering(Sender, Looking):
         *,
         aliases: Sequence[str] = (),
         retry: Retry | None = None,
-        timeout: float | None = None,
+        timeout: float | timedelta | None = None,
         process: bool = False,
         queue: str | None = None,
         limit: Limit | None = None,
@@ -66,8 +67,14 @@ class Registering(Sender, Looking):
             self._registry.add(fn, **options)
             return fn
 
+        if fn is not None and "task" in options:
+            raise ConfigError(
+                f"handler({fn!r}, task={options['task']!r}) names the task twice; nothing was registered. "
+                "Give it once."
+            )
+
         def register(function: F) -> F:
-            self._registry.add(function, task=fn, **options)
+            self._registry.add(function, **({} if fn is None else {"task": fn}), **options)
             return function
 
         return register
@@ -82,7 +89,7 @@ class Registering(Sender, Looking):
         *,
         aliases: Sequence[str] = (),
         retry: Retry | None = None,
-        timeout: float | None = None,
+        timeout: float | timedelta | None = None,
         process: bool = False,
         queue: str | None = None,
         limit: Limit | None = None,
