@@ -130,7 +130,11 @@ def test_a_wrong_setting_is_refused_when_the_worker_is_made(path, options):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "sqlite://", "sqlite://x", "sqlite://jobs.db", "mysql://host/db", "sqlite:///"]
+    "url",
+    [
+        *("", "sqlite://", "sqlite://x", "sqlite://jobs.db", "mysql://host/db", "sqlite:///"),
+        *("sqlite:x.db", "sqlite:/x.db", "postgres:x", "postgresql:x", "file:x.db", "a\0b.db", 5, b"x.db"),
+    ],
 )
 def test_a_wrong_store_is_refused_when_the_worker_is_made(tmp_path, monkeypatch, url):
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -10,8 +11,6 @@ from dutiful.cli import codes, logs, options, parent, target
 from dutiful.cli.signals import WOKEN, Signals
 
 if TYPE_CHECKING:
-    import argparse
-
     from dutiful import Worker
 
 # After the second signal, async handlers and child processes are ended, which takes them up to 1 s, and
@@ -50,7 +49,10 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names no queue; write a,b")
+    return names
 
 
 def command(args: argparse.Namespace) -> int:

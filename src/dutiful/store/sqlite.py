@@ -98,7 +98,8 @@ class SqliteStore:
 
     def _version(self) -> int:
         path = self._access.path
-        return sqlite_file.version_in(path) if not self.in_memory and path.exists() else 0
+        with sqlite_file.reachable(path):
+            return sqlite_file.version_in(path) if not self.in_memory and path.exists() else 0
 
     def _let_go(self) -> None:
         self._workers.let_go()
