@@ -151,6 +151,11 @@ class Asking:
         self._headers = _headers(options.get("headers"))
 
     @property
+    def headers_bytes(self) -> int:
+        """How many bytes the headers have as they are stored."""
+        return len(msgspec.json.encode(self._headers)) if self._headers else 0
+
+    @property
     def is_unique(self) -> bool:
         """Whether each payload is one of a kind."""
         return self._unique is not None

@@ -98,9 +98,9 @@ def is_payload_type(candidate: object) -> bool:
     )
 
 
-def encode(payload: object, task: str, bytes_max: int) -> str:
+def encode(payload: object, task: str, bytes_max: int, beside: int = 0) -> str:
     """
-    Return `payload` as JSON text of at most `bytes_max` bytes.
+    Return `payload` as JSON text of at most `bytes_max` bytes, with the `beside` bytes that go along.
 
     Raises:
         NotEncodable: It has no faithful JSON, is too large, or nests too deep.
@@ -110,8 +110,8 @@ def encode(payload: object, task: str, bytes_max: int) -> str:
     except Exception as error:
         raise NotEncodable(task, _why_unencodable(payload, error)) from error
     size = len(data)
-    if size > bytes_max:
-        raise NotEncodable(task, _too_large(size, bytes_max))
+    if size + beside > bytes_max:
+        raise NotEncodable(task, _too_large(size, bytes_max, beside))
     text = data.decode()
     # 65 levels take 130 brackets, so most payloads are done with a comparison.
     if size > 2 * DEPTH_MAX and _is_too_deep(text):
@@ -365,9 +365,10 @@ def _in_words(value: object, error: Exception) -> str:
             return f"{type(error).__name__}: {error}"
 
 
-def _too_large(size: int, bytes_max: int) -> str:
+def _too_large(size: int, bytes_max: int, beside: int) -> str:
+    headers = f" and {beside:,} of headers" if beside else ""
     return (
-        f"it is {size:,} bytes of JSON, and the limit is {bytes_max:,} (payload_bytes_max). "
+        f"it is {size:,} bytes of JSON{headers}, and the limit is {bytes_max:,} (payload_bytes_max). "
         "Keep the data elsewhere and send where it is"
     )
 

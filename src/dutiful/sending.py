@@ -58,6 +58,7 @@ class Sending:
         "_config",
         "_registry",
         "delay_s",
+        "headers_bytes",
         "priority",
         "queue",
         "run_at",
@@ -76,6 +77,7 @@ class Sending:
         self.priority = 0
         self.transaction: Any = None
         self.timeout: float | None = None
+        self.headers_bytes = 0  # which count as the payload's
         self._asking: Asking | None = None
         if options:
             self._read(options)
@@ -93,6 +95,7 @@ class Sending:
         self.timeout = _timeout_s(options.get("timeout"))
         if options.keys() & NAMES:
             self._asking = Asking(options)
+            self.headers_bytes = self._asking.headers_bytes
             if self.transaction is not None:
                 raise ConfigError(
                     f"{', '.join(sorted(options.keys() & NAMES))} cannot be used with transaction=; nothing "
@@ -157,7 +160,7 @@ class Drafting:
     def one(self, payload: object, options: Sending) -> Draft:
         """Return the draft of one job."""
         task = options.task or self._registry.task_of(payload)
-        text = encode(payload, task, self._config.payload_bytes_max)
+        text = encode(payload, task, self._config.payload_bytes_max, options.headers_bytes)
         if options.is_plain(task):
             return options.draft(task, [text])
         return options.special_drafts(task, [(payload, text)])[0]
@@ -170,7 +173,7 @@ class Drafting:
             NotEncodable, UnknownTask: The chunk with that payload is not stored; earlier ones are.
         """
         registry, bytes_max = self._registry, self._config.payload_bytes_max
-        given = options.task
+        given, beside = options.task, options.headers_bytes
         chunk: list[Draft] = []
         texts: list[str] = []
         objects: list[object] = []
@@ -190,7 +193,7 @@ class Drafting:
                 kind = type(payload)
                 task = registry.task_of(payload)
                 plain = options.is_plain(task)
-            text = encode(payload, task, bytes_max)
+            text = encode(payload, task, bytes_max, beside)
             texts.append(text)
             if not plain:
                 objects.append(payload)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from dutiful import Backoff, Context, Progress, Retry, Snooze, State, Unique
+from dutiful import Backoff, Context, NotEncodable, Progress, Retry, Snooze, State, Unique
 from tests.worker.tools import finished, result, until
 
 ONCE = Retry(max_attempts=1)
@@ -208,6 +208,17 @@ def test_headers_travel_with_the_job(started, store):
 
     assert result(worker.send(None, task="head", headers={"trace": "1"})) == {"trace": "1"}
     assert result(worker.send(None, task="head")) == {}
+
+
+def test_headers_count_as_part_of_the_payload(make):
+    worker = make(payload_bytes_max=100)
+    worker.send("x" * 50, task="t", headers={"a": "y" * 20})
+
+    for send in (worker.send, lambda payload, **options: worker.send_many([payload], **options)):
+        with pytest.raises(NotEncodable, match="52 bytes of JSON and 70 of headers, and the limit is 100"):
+            send("x" * 50, task="t", headers={"a": "y" * 62})
+
+    assert len(worker.jobs()) == 1
 
 
 # --- progress ---------------------------------------------------------------------------------------
