@@ -42,6 +42,34 @@ class Transaction(Protocol[T_co]):
     ) -> bool | None: ...
 
 
+class Block:
+    """`ctx.transaction()` on the store's own connection, which blocks: for `with`, and one at a time."""
+
+    def __init__(self, ctx: "Context", block: AbstractContextManager[Any]) -> None:
+        self._ctx = ctx
+        self._block = block
+
+    def __enter__(self) -> Any:
+        self._ctx.check_not_inside()
+        connection = self._block.__enter__()
+        self._ctx.is_inside = True
+        return connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._ctx.is_inside = False
+        return self._block.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> Any:
+        raise ConfigError(
+            f"ctx.transaction() of job {self._ctx.id} gives a connection that blocks; nothing was written. "
+            "Use `with`, or give an asynchronous connection of your own: async with ctx.transaction(own)."
+        )
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
     """
@@ -80,6 +108,7 @@ class Context:
         "_signal",
         "drafts",
         "is_completed",
+        "is_inside",
         "used_steps",
     )
 
@@ -91,6 +120,7 @@ class Context:
         self._progress: Progress | None = None  # what is not written yet
         self._has_opened = False
         self.is_completed = False
+        self.is_inside = False  # of a transaction on the store's own connection
         self.drafts: list[Draft] = []
         self.used_steps: Steps | None = None
 
@@ -210,8 +240,17 @@ class Context:
                 f"job {self._claim.id} has used ctx.send(), whose jobs are stored when the worker completes "
                 "it; no transaction was opened. Use worker.send(…, transaction=…) inside of it instead."
             )
+        self.check_not_inside()
         self._has_opened = True
-        return self._desk.open(own)
+        return self._desk.open(own) if own is not None else Block(self, self._desk.open(None))
+
+    def check_not_inside(self) -> None:
+        """Internal: raise ConfigError inside of a block on the store's connection."""
+        if self.is_inside:
+            raise ConfigError(
+                f"job {self._claim.id} is inside of ctx.transaction() already; the inner one was not opened. "
+                "Write on the connection that the outer one gave."
+            )
 
     # --- steps ------------------------------------------------------------------------------------
 

@@ -163,7 +163,8 @@ def test_a_module_that_starts_its_worker_is_told_so(folder):
     done = dutiful("run", "eager:worker", cwd=folder)
 
     assert done.returncode == 2
-    assert "already started" in done.stderr
+    assert "eager:worker has started the worker itself" in done.stderr
+    assert '__name__ == "__main__"' in done.stderr
 
 
 @pytest.mark.parametrize("more", [[], ["--processes", "1"]])

@@ -7,7 +7,7 @@ import pytest
 
 from dutiful import Backoff, ConfigError, Handler, JobFailed, Retry, State
 from tests.worker import handlers
-from tests.worker.tools import WAIT_S, finished, is_dead, result, until
+from tests.worker.tools import WAIT_S, finished, is_dead, result, script, until
 
 ONCE = Retry(max_attempts=1)
 AT_ONCE = Retry(backoff=Backoff(first_s=0))
@@ -163,3 +163,18 @@ def test_many_at_once_share_the_slots(started, store, tmp_path):
     jobs = worker.send_many([str(tmp_path / "crowd")] * 12, task="t")
 
     assert max(job.result(timeout=2 * WAIT_S) for job in jobs) <= 2
+
+
+def test_a_main_module_without_its_guard_is_named_in_the_jobs_error(tmp_path, path):
+    source = """
+    def f(payload): pass
+    worker = Worker(sys.argv[1], handlers={"t": Handler(f, process=True)}, max_crashes=1)
+    worker.start()
+    job = worker.send(1, task="t")
+    say(job.wait(30).errors[0].message)
+    worker.stop()
+    """
+    with script(tmp_path, source, path) as program:
+        assert program.wait(60) == 0
+
+    assert any('if __name__ == "__main__":' in line for line in program.lines)

@@ -63,12 +63,24 @@ def command(args: argparse.Namespace) -> int:
 
         return supervise(args)
     worker = target.load(args.target)
-    worker.configure(concurrency=args.concurrency, queues=args.queues)
+    _configure(worker, args)
     logs.log.info("tasks: %s", ", ".join(sorted(worker.handlers.tasks())) or "none")
     with Signals() as signals:
         parent.stop_with_it()
         worker.start()
         return _until_stopped(worker, signals)
+
+
+def _configure(worker: Worker, args: argparse.Namespace) -> None:
+    from dutiful import AlreadyStarted
+
+    try:
+        worker.configure(concurrency=args.concurrency, queues=args.queues)
+    except AlreadyStarted as error:
+        raise codes.Refused(
+            f"the module of {args.target} has started the worker itself, as it was imported; it is stopped "
+            'again. Put the start under: if __name__ == "__main__":'
+        ) from error
 
 
 def _until_stopped(worker: Worker, signals: Signals) -> int:
