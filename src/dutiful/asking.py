@@ -135,7 +135,7 @@ class Asking:
     """The checked options of one `send` that make its jobs special."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self._key: str | Callable[[Any], str] | None = options.get("key")
+        self._key: str | Callable[[Any], str | None] | None = options.get("key")
         unique = options.get("unique")
         self._unique = Unique() if unique is True else unique or None
         if self._unique is not None and not isinstance(self._unique, Unique):

@@ -38,7 +38,7 @@ class SendOptions(TypedDict, total=False):
     delay: float | timedelta | None
     run_at: datetime | None
     priority: int
-    key: str | Callable[[Any], str] | None
+    key: str | Callable[[Any], str | None] | None
     on_failure: Literal["hold", "skip"]
     unique: bool | Unique | None
     expires: float | timedelta | datetime | None

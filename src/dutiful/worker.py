@@ -1,6 +1,7 @@
 """The front door: `Worker`."""
 
 import atexit
+import contextlib
 import dataclasses
 import math
 import sys
@@ -34,8 +35,8 @@ class Worker(Registering):
     A worker that is never started is a client: it can send.
 
     Args:
-        store: A path or `sqlite:///path` of a SQLite file, `":memory:"` (not durable), or a
-            Store. Default: the environment variable DUTIFUL_STORE, or "dutiful.db".
+        store: A path or `sqlite:///path` of a SQLite file, `postgresql://…`, `":memory:"` (not
+            durable), or a Store. Default: the environment variable DUTIFUL_STORE, or "dutiful.db".
         handlers: Payload type, or task name → the function that handles it (or a Handler).
         queues: The queues that it takes jobs from; what it sends goes to the first.
         concurrency: Handlers that run at once, of all kinds together. 1 keeps order.
@@ -201,7 +202,16 @@ class Worker(Registering):
 
     def _stop_at_exit(self) -> None:
         if not self._door.is_forked:
-            self.stop(self._config.grace_s)
+            with contextlib.suppress(KeyboardInterrupt):  # heeded; the process ends anyway
+                self._stop_or_at_once(self._config.grace_s)
+
+    def _stop_or_at_once(self, timeout: float | None = None) -> None:
+        """Stop; a second Ctrl-C, while running handlers have their grace time, ends that."""
+        try:
+            self.stop(timeout)
+        except KeyboardInterrupt:
+            self.stop(0)
+            raise
 
     def _must_not_wait(self) -> bool:
         """Whether this thread stands in the way of what it would wait for."""
@@ -254,7 +264,7 @@ class Worker(Registering):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self._stop_or_at_once()
 
     async def __aenter__(self) -> Self:
         await in_thread(self.start)
