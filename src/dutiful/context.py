@@ -50,7 +50,7 @@ class Block:
         self._block = block
 
     def __enter__(self) -> Any:
-        self._ctx.check_not_inside()
+        _check_not_inside(self._ctx)
         connection = self._block.__enter__()
         self._ctx.is_inside = True
         return connection
@@ -240,17 +240,9 @@ class Context:
                 f"job {self._claim.id} has used ctx.send(), whose jobs are stored when the worker completes "
                 "it; no transaction was opened. Use worker.send(…, transaction=…) inside of it instead."
             )
-        self.check_not_inside()
+        _check_not_inside(self)
         self._has_opened = True
         return self._desk.open(own) if own is not None else Block(self, self._desk.open(None))
-
-    def check_not_inside(self) -> None:
-        """Internal: raise ConfigError inside of a block on the store's connection."""
-        if self.is_inside:
-            raise ConfigError(
-                f"job {self._claim.id} is inside of ctx.transaction() already; the inner one was not opened. "
-                "Write on the connection that the outer one gave."
-            )
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -395,3 +387,11 @@ class Context:
     def stop_soon(self) -> None:
         """Ask the handler to stop; called by the worker."""
         self._signal.set()
+
+
+def _check_not_inside(ctx: Context) -> None:
+    if ctx.is_inside:
+        raise ConfigError(
+            f"job {ctx.id} is inside of ctx.transaction() already; the inner one was not opened. "
+            "Write on the connection that the outer one gave."
+        )
