@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dutiful import ConfigError, Limit, State, Unique
-from dutiful.asking import NOTHING, Asking, seconds
+from dutiful.asking import NOTHING, Asking
+from dutiful.core.values import span_s
 
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -48,6 +49,19 @@ def test_an_option_becomes_what_is_stored(options, field, value) -> None:
         {"key": "x" * 201},
         {"key": 5},
         {"key": lambda payload: 5},
+        {"key": "half a pair: \ud800"},
+        {"key": "a\0b"},
+        {"key": lambda payload: "\ud800"},
+        {"unique": Unique(by=lambda payload: "\ud800")},
+        {"unique": Unique(by=lambda payload: {1, object()})},
+        {"expires": 1e300},
+        {"expires": timedelta.max},
+        {"deadline": 1e300},
+        {"after": 2**70},
+        {"after": [0]},
+        {"headers": {"a": "\ud800"}},
+        {"headers": {"a": "a\0b"}},
+        {"headers": {"\ud800": "a"}},
         {"unique": 1},
         {"unique": Unique},
         {"expires": 0},
@@ -98,6 +112,12 @@ def test_what_is_no_number_of_jobs_is_refused(options) -> None:
         Limit(**options)
 
 
+@pytest.mark.parametrize("made", ["\ud800", "a\0b", "x" * 2000])
+def test_what_no_store_can_keep_names_no_limit(made: str) -> None:
+    with pytest.raises(ConfigError, match="Nothing was stored"):
+        _special(Limit(concurrency=1, by=lambda payload: made))
+
+
 def test_a_limit_has_the_name_of_its_task_unless_given() -> None:
     assert Limit(concurrency=1).pool("t", 5) == "t"
     assert Limit(concurrency=1, name="api").pool("t", 5) == "api"
@@ -133,4 +153,4 @@ def test_who_asks_for_nothing_gets_what_is_nothing() -> None:
 
 @pytest.mark.parametrize(("value", "found"), [(1, 1.0), (0.5, 0.5), (timedelta(days=1), 86_400.0)])
 def test_durations(value, found) -> None:
-    assert seconds("x", value) == found
+    assert span_s("x", value) == found

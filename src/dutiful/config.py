@@ -5,12 +5,15 @@ from typing import Literal
 
 from dutiful.core.retry import Retry
 from dutiful.core.turns import Turns
+from dutiful.core.values import DELAY_S_MAX, number, whole
 from dutiful.errors import ConfigError
 from dutiful.payload import check_name
 from dutiful.sealing import Keyring
 
 MIB = 1024 * 1024
 DAY_S = 86_400.0
+_HINT = "Nothing was changed."
+_KEEP = "See keep_completed."
 CONCURRENCY_MAX = 4096  # marks of running jobs in a worker's lock file (store/liveness.py)
 
 
@@ -28,8 +31,9 @@ class Keep:
     age_s: float = DAY_S
 
     def __post_init__(self) -> None:
-        if self.count < 0 or self.age_s < 0:
-            raise ConfigError(f"keep_completed is {self}; count and age_s must be 0 or more.")
+        whole("Keep(count=)", self.count, 0, unchanged=_KEEP)
+        wanted = "seconds, 0 or more, and a century at most"
+        number("Keep(age_s=)", self.age_s, 0, DELAY_S_MAX, wanted=wanted, unchanged=_KEEP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +89,17 @@ class Config:
             raise ConfigError(f"retry is {self.retry!r}; it must be a Retry.")
         for queue in self.queues:
             check_name(queue, "queue")
-        _at_least(1, concurrency=self.concurrency, max_crashes=self.max_crashes)
-        _at_least(1, payload_bytes_max=self.payload_bytes_max, result_bytes_max=self.result_bytes_max)
-        _at_least(0, grace_s=self.grace_s, busy_s=self.busy_s, park_s=self.park_s, lease_s=self.lease_s)
+        whole("concurrency", self.concurrency, 1, CONCURRENCY_MAX, unchanged=_HINT)
+        for name in ("max_crashes", "payload_bytes_max", "result_bytes_max"):
+            whole(name, getattr(self, name), 1, unchanged=_HINT)
+        number("grace_s", self.grace_s, 0, wanted="seconds, 0 or more", unchanged=_HINT)
+        for name in ("busy_s", "park_s", "lease_s"):
+            wanted = "seconds, 0 or more, and a century at most"
+            number(name, getattr(self, name), 0, DELAY_S_MAX, wanted=wanted, unchanged=_HINT)
         if self.age_s is not None:
-            _at_least(0, age_s=self.age_s)
-        if self.concurrency > CONCURRENCY_MAX:
-            raise ConfigError(f"concurrency is {self.concurrency}; it can be {CONCURRENCY_MAX} at most.")
+            number("age_s", self.age_s, 0, wanted="seconds, 0 or more, or None", unchanged=_HINT)
         if self.buffer is not None:
-            _at_least(1, buffer=self.buffer)
+            whole("buffer", self.buffer, 1, unchanged=_HINT)
         if self.durability not in ("full", "normal"):
             raise ConfigError(f'durability is {self.durability!r}; it must be "full" or "normal".')
 
@@ -107,9 +113,3 @@ def keep(setting: Keep | int | bool | None) -> Keep:
     if not isinstance(setting, int):
         raise ConfigError(f"keep_completed is {setting!r}; it must be a Keep, a count, True or False.")
     return Keep(count=int(setting))
-
-
-def _at_least(least: float, **settings: float) -> None:
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            raise ConfigError(f"{name} is {value!r}; it must be {least} or more.")

@@ -1,6 +1,6 @@
 """What a running handler can ask of its job."""
 
-import math
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
+from dutiful.core.values import WHOLE_MAX, escaped, number
 from dutiful.errors import ConfigError, LeaseLost
 from dutiful.job import Claim, JobId, Progress
 from dutiful.results import Results
@@ -27,6 +28,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 _MESSAGE_CHARS_MAX = 200
+_FINITE = sys.float_info.max
 
 
 class Transaction(Protocol[T_co]):
@@ -40,6 +42,34 @@ class Transaction(Protocol[T_co]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> bool | None: ...
+
+
+class Block:
+    """`ctx.transaction()` on the store's own connection, which blocks: for `with`, and one at a time."""
+
+    def __init__(self, ctx: "Context", block: AbstractContextManager[Any]) -> None:
+        self._ctx = ctx
+        self._block = block
+
+    def __enter__(self) -> Any:
+        _check_not_inside(self._ctx)
+        connection = self._block.__enter__()
+        self._ctx.is_inside = True
+        return connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._ctx.is_inside = False
+        return self._block.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> Any:
+        raise ConfigError(
+            f"ctx.transaction() of job {self._ctx.id} gives a connection that blocks; nothing was written. "
+            "Use `with`, or give an asynchronous connection of your own: async with ctx.transaction(own)."
+        )
+
+    async def __aexit__(self, *error: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +112,7 @@ class Context:
         "_signal",
         "drafts",
         "is_completed",
+        "is_inside",
         "used_steps",
     )
 
@@ -93,6 +124,7 @@ class Context:
         self._progress: Progress | None = None  # what is not written yet
         self._has_opened = False
         self.is_completed = False
+        self.is_inside = False  # of a transaction on the store's own connection
         self.drafts: list[Draft] = []
         self.used_steps: Steps | None = None
 
@@ -201,7 +233,8 @@ class Context:
                 db.execute("UPDATE account SET paid = paid + ? WHERE id = ?", (job.amount, job.account))
         """
         self.about_to_complete()
-        return self._desk.open(own)
+        _check_not_inside(self)
+        return self._desk.open(own) if own is not None else Block(self, self._desk.open(None))
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -302,9 +335,10 @@ class Context:
             ConfigError: A value is no number.
         """
         for name, value in (("done", done), ("total", 0 if total is None else total)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ConfigError(f"progress: {name} is {value!r}; nothing was written. Give a number.")
-        self._progress = Progress(done, total, str(message)[:_MESSAGE_CHARS_MAX].replace("\0", ""))
+            least, most = (-WHOLE_MAX, WHOLE_MAX) if isinstance(value, int) else (-_FINITE, _FINITE)
+            unchanged = "No progress was written."
+            number(f"progress: {name}", value, least, most, wanted="a number", unchanged=unchanged)
+        self._progress = Progress(done, total, escaped(str(message)[:_MESSAGE_CHARS_MAX]))
 
     def send(self, payload: object, **options: Any) -> None:
         """
@@ -365,3 +399,11 @@ class Context:
     def stop_soon(self) -> None:
         """Ask the handler to stop; called by the worker."""
         self._signal.set()
+
+
+def _check_not_inside(ctx: Context) -> None:
+    if ctx.is_inside:
+        raise ConfigError(
+            f"job {ctx.id} is inside of ctx.transaction() already; the inner one was not opened. "
+            "Write on the connection that the outer one gave."
+        )

@@ -294,8 +294,8 @@ class JobNotFound(JobError, LookupError):
 
     def __str__(self) -> str:
         return (
-            f"job {self.job_id} is not in the store: it was deleted, or finished and pruned "
-            "(see keep_completed)."
+            f"job {self.job_id} is not in the store: there never was one, or it was deleted, or "
+            "finished and pruned (see keep_completed)."
         )
 
 

@@ -1,15 +1,18 @@
 """A job as its sender sees it: `Job`, and the list that `send_many` returns."""
 
 import bisect
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, overload
 
 import msgspec
 
+from dutiful.core.values import number
 from dutiful.errors import JobFailed, JobNotFound, JobTimeout, WrongState
 from dutiful.job import FINISHED, AttemptError, JobId, Progress, Record, State, Step
 from dutiful.store.contract import Edit, Store
@@ -174,12 +177,12 @@ class Job:
 
     # --- waiting --------------------------------------------------------------------------------
 
-    def wait(self, timeout: float | None = None) -> Record:
+    def wait(self, timeout: float | timedelta | None = None) -> Record:
         """
         Wait until the job has finished; return it.
 
         Args:
-            timeout: Seconds; None waits for ever.
+            timeout: Seconds, or a timedelta; None waits for ever.
 
         Raises:
             JobTimeout: It was not finished in time. It goes on.
@@ -187,11 +190,12 @@ class Job:
         """
         return self._shown(self._ended(timeout))
 
-    def _ended(self, timeout: float | None) -> Record:
+    def _ended(self, timeout: float | timedelta | None) -> Record:
         if (before := self._desk.before_waiting(self.id)) is not None:
             before()
+        timeout_s = _seconds(timeout)
         event = threading.Event()
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         with _Watching(self._desk, self.id, event.set) as watching:
             while True:
                 event.clear()
@@ -201,10 +205,10 @@ class Job:
                     return record
                 rest_s = pause_s if until is None else min(pause_s, until - time.monotonic())
                 if rest_s <= 0:
-                    raise JobTimeout(self.id, timeout or 0.0)
+                    raise JobTimeout(self.id, timeout_s or 0.0)
                 event.wait(rest_s)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | timedelta | None = None) -> Any:
         """
         Wait for the job, and return what its handler returned.
 
@@ -212,7 +216,7 @@ class Job:
         handler for the task, or if what is stored does not fit.
 
         Args:
-            timeout: Seconds; None waits for ever.
+            timeout: Seconds, or a timedelta; None waits for ever.
 
         Raises:
             JobFailed: It is dead or cancelled; the message has the last error.
@@ -233,16 +237,17 @@ class Job:
             return None
         return self._desk.decode_result(record.task, self._desk.uncovered(record.result, "result", record.id))
 
-    async def await_(self, timeout: float | None = None) -> Record:
+    async def await_(self, timeout: float | timedelta | None = None) -> Record:
         """`wait`, without blocking the event loop, or a thread while the job runs."""
         return self._shown(await self._aended(timeout))
 
-    async def _aended(self, timeout: float | None) -> Record:
+    async def _aended(self, timeout: float | timedelta | None) -> Record:
         import asyncio  # as above
 
         if (before := self._desk.before_waiting(self.id)) is not None:
             await in_thread(before)
-        until = None if timeout is None else time.monotonic() + timeout
+        timeout_s = _seconds(timeout)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         loop, told = asyncio.get_running_loop(), asyncio.Event()
 
         def tell() -> None:
@@ -258,11 +263,11 @@ class Job:
                     return record
                 rest_s = pause_s if until is None else min(pause_s, until - time.monotonic())
                 if rest_s <= 0:
-                    raise JobTimeout(self.id, timeout or 0.0)
+                    raise JobTimeout(self.id, timeout_s or 0.0)
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(told.wait(), rest_s)
 
-    async def aresult(self, timeout: float | None = None) -> Any:
+    async def aresult(self, timeout: float | timedelta | None = None) -> Any:
         """`result`, without blocking the event loop; so is `await job`."""
         return self._result_of(await self._aended(timeout))
 
@@ -350,6 +355,16 @@ class _Watching:
         self._desk.unwatch(self._id, self._tell)
         if self._is_told:
             self._desk.unlisten(self._id, self._tell)
+
+
+def _seconds(timeout: float | timedelta | None) -> float | None:
+    """Return how long to wait; what is below 0 is over at once."""
+    if timeout is None:
+        return None
+    found = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    return number(
+        "timeout", found, -math.inf, wanted="seconds, a timedelta, or None", unchanged="The job goes on."
+    )
 
 
 class Jobs(Sequence[Job]):

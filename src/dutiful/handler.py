@@ -7,10 +7,10 @@ refused when it is made, not when a job comes.
 
 import difflib
 import inspect
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias, Union, cast
 
@@ -18,13 +18,15 @@ import msgspec
 
 from dutiful import batching
 from dutiful.core.retry import Retry
+from dutiful.core.values import span_s
 from dutiful.errors import ConfigError, NotDecodable
 from dutiful.payload import check_name, decode_plain, decoder, reader
 from dutiful.returned import decoder_of
-from dutiful.signature import Asks, Function, Parameter, asks_of, is_async
+from dutiful.signature import Asks, Function, Parameter, asks_of, is_async, is_generator
 from dutiful.versions import Upgrade
 from dutiful.versions import checked as checked_version
 
+_HINT = "It was not registered."
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -47,7 +49,7 @@ class Handler:
             renaming the class changes nothing.
         aliases: Earlier names, whose stored jobs this handler runs too.
         retry: When to try again; default the worker's.
-        timeout: Seconds one attempt may take, > 0; default no limit.
+        timeout: Seconds (or a timedelta) one attempt may take, > 0; default no limit.
         process: Run in a child process, which a timeout or cancel can kill. Sync only, and a
             function at the top level of a module: the child imports it by name.
         queue: Where its jobs are sent to; default the worker's first queue.
@@ -69,7 +71,7 @@ class Handler:
     task: str | None = None
     aliases: Sequence[str] = ()
     retry: Retry | None = None
-    timeout: float | None = None
+    timeout: float | timedelta | None = None
     process: bool = False
     queue: str | None = None
     limit: Any = None
@@ -83,19 +85,21 @@ class Handler:
     def __post_init__(self) -> None:
         if not callable(cast("object", self.fn)):
             raise ConfigError(f"a handler is a function or other callable, not {self.fn!r}.")
-        if isinstance(self.aliases, str):
+        if isinstance(self.aliases, str) or not isinstance(cast("object", self.aliases), Iterable):
             raise ConfigError(f"aliases is {self.aliases!r}; it must be a list of names.")
         object.__setattr__(self, "aliases", tuple(self.aliases))
         for name in (*self.aliases, *([] if self.task is None else [self.task])):
             check_name(name, "task")
         if self.queue is not None:
             check_name(self.queue, "queue")
-        if self.limit is not None and not hasattr(self.limit, "pool"):
+        if self.limit is not None and (not hasattr(self.limit, "pool") or isinstance(self.limit, type)):
             raise ConfigError(f"limit is {self.limit!r}; it must be a Limit.")
+        if self.retry is not None and not isinstance(cast("object", self.retry), Retry):
+            raise ConfigError(f"retry is {self.retry!r}; it must be a Retry: retry=Retry(max_attempts=3).")
         if self.version is not None:
             checked_version(self.version)
-        if self.timeout is not None and not (0 < self.timeout < math.inf):
-            raise ConfigError(f"timeout is {self.timeout!r}; it must be seconds > 0, or None.")
+        if self.timeout is not None:
+            object.__setattr__(self, "timeout", span_s("timeout", self.timeout, unchanged=_HINT))
         # Here and not when a job comes: the caller's local names can be seen only now.
         asks = asks_of(self.fn)
         if self.batch is not None:
@@ -104,6 +108,11 @@ class Handler:
         elif self.wait is not None:
             raise ConfigError(f"wait is {self.wait!r}, but there is no batch=; give both, or none.")
         object.__setattr__(self, "asks", asks)
+        if is_generator(self.fn):
+            raise ConfigError(
+                f"{self.asks.label}() is a generator (it has a yield), so that calling it runs nothing of "
+                "it; it was not registered. Return a value instead."
+            )
         if self.process and is_async(self.fn):
             raise ConfigError(
                 f"{self.asks.label}() is async and cannot run in a child process: drop "
@@ -198,7 +207,9 @@ class Entry:
         self.fn = handler.fn
         self.kind = handler.kind
         self.retry = handler.retry
-        self.timeout_s = handler.timeout
+        self.timeout_s: float | None = None
+        if handler.timeout is not None:
+            self.timeout_s = span_s("timeout", handler.timeout, unchanged=_HINT)
         self.queue = handler.queue
         self.limit = handler.limit
         self.ctx_name = asks.ctx_name

@@ -101,9 +101,13 @@ def is_payload_type(candidate: object) -> bool:
     )
 
 
-def encode(payload: object, task: str, bytes_max: int, limit: str = "payload_bytes_max") -> str:
+def encode(
+    payload: object, task: str, bytes_max: int, limit: str = "payload_bytes_max", *, beside: int = 0
+) -> str:
     """
-    Return `payload` as JSON text of at most `bytes_max` bytes; `limit` is the name of that setting.
+    Return `payload` as JSON text of at most `bytes_max` bytes, with the `beside` bytes that go along.
+
+    `limit` is the name of that setting.
 
     Raises:
         NotEncodable: It has no faithful JSON, is too large, or nests too deep.
@@ -113,8 +117,8 @@ def encode(payload: object, task: str, bytes_max: int, limit: str = "payload_byt
     except Exception as error:
         raise NotEncodable(task, _why_unencodable(payload, error)) from error
     size = len(data)
-    if size > bytes_max:
-        raise NotEncodable(task, _too_large(size, bytes_max, limit))
+    if size + beside > bytes_max:
+        raise NotEncodable(task, _too_large(size, bytes_max, limit, beside))
     text = data.decode()
     # 65 levels take 130 brackets, so most payloads are done with a comparison.
     if size > 2 * DEPTH_MAX and _is_too_deep(text):
@@ -394,9 +398,10 @@ def _in_words(value: object, error: Exception) -> str:
             return f"{type(error).__name__}: {error}"
 
 
-def _too_large(size: int, bytes_max: int, limit: str) -> str:
+def _too_large(size: int, bytes_max: int, limit: str, beside: int) -> str:
+    headers = f" and {beside:,} of headers" if beside else ""
     return (
-        f"it is {size:,} bytes of JSON, and the limit is {bytes_max:,} ({limit}). "
+        f"it is {size:,} bytes of JSON{headers}, and the limit is {bytes_max:,} ({limit}). "
         f"Keep the data elsewhere and {'send' if limit.startswith('payload') else 'return'} where it is"
     )
 

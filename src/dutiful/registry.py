@@ -35,6 +35,11 @@ class Registry(MutableMapping[Key, Handler]):
         self._seen: dict[str, type] = {}  # the types sent from here, by task name
         self._keys = frozenset(keys)
         self._table = Table({}, None, keys=self._keys)
+        if handlers is not None and not isinstance(cast("object", handlers), Mapping):
+            raise ConfigError(
+                f"handlers is {handlers!r:.300}; it must be a dict, from a payload type or a task name to "
+                "the function that handles it. Nothing was registered."
+            )
         self._set({key: _handler(value) for key, value in (handlers or {}).items()})
 
     def __getitem__(self, key: Key) -> Handler:

@@ -70,7 +70,7 @@ class ScheduleOptions(TypedDict, total=False):
     payload: object
     priority: int
     retry: Retry
-    timeout: float
+    timeout: float | timedelta
     process: bool
 
 

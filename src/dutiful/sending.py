@@ -1,7 +1,6 @@
 """From a payload to a stored job: drafts, and the bound on unfinished jobs."""
 
 import difflib
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ import msgspec
 
 from dutiful.asking import NAMES, NOTHING, Asking, HasId, Limit, Unique
 from dutiful.config import Config
+from dutiful.core.values import number, span_s, whole
 from dutiful.errors import BufferFull, ConfigError
 from dutiful.handler import Entry
 from dutiful.job import JobId
@@ -25,7 +25,7 @@ from dutiful.versions import task_of
 # send_many commits once per chunk: larger ones were no faster (2026-11), and make others wait longer.
 CHUNK_JOBS = 1000
 CHUNK_BYTES = 1024 * 1024
-PRIORITY_MAX = 2**31
+PRIORITY_MAX = 2**31 - 1
 # How often to look for room that another process's worker made; our own tells us at once.
 LOOK_S = 0.01
 
@@ -42,7 +42,7 @@ class SendOptions(TypedDict, total=False):
     delay: float | timedelta | None
     run_at: datetime | None
     priority: int
-    key: str | Callable[[Any], str] | None
+    key: str | Callable[[Any], str | None] | None
     on_failure: Literal["hold", "skip"]
     unique: bool | Unique | None
     expires: float | timedelta | datetime | None
@@ -63,6 +63,7 @@ class Sending:
         "_config",
         "_registry",
         "delay_s",
+        "headers_bytes",
         "priority",
         "queue",
         "run_at",
@@ -83,6 +84,7 @@ class Sending:
         self.transaction: Any = None
         self.timeout: float | None = None
         self.secret = False
+        self.headers_bytes = 0  # which count as the payload's
         self._asking: Asking | None = None
         if options:
             self._read(options)
@@ -101,6 +103,7 @@ class Sending:
         self.secret = bool(options.get("secret"))
         if options.keys() & NAMES:
             self._asking = Asking(options)
+            self.headers_bytes = self._asking.headers_bytes
             if self.transaction is not None:
                 raise ConfigError(
                     f"{', '.join(sorted(options.keys() & NAMES))} cannot be used with transaction=; nothing "
@@ -183,7 +186,7 @@ class Drafting:
     def one(self, payload: object, options: Sending) -> Draft:
         """Return the draft of one job."""
         task = options.task or self._registry.task_of(payload)
-        text = encode(payload, task, self._config.payload_bytes_max)
+        text = encode(payload, task, self._config.payload_bytes_max, beside=options.headers_bytes)
         if options.is_plain(task):
             return options.draft(task, [text])
         return options.special_drafts(task, [(payload, text)])[0]
@@ -196,7 +199,7 @@ class Drafting:
             NotEncodable, UnknownTask: The chunk with that payload is not stored; earlier ones are.
         """
         registry, bytes_max = self._registry, self._config.payload_bytes_max
-        given = options.task
+        given, beside = options.task, options.headers_bytes
         chunk: list[Draft] = []
         texts: list[str] = []
         objects: list[object] = []
@@ -216,7 +219,7 @@ class Drafting:
                 kind = type(payload)
                 task = registry.task_of(payload)
                 plain = options.is_plain(task)
-            text = encode(payload, task, bytes_max)
+            text = encode(payload, task, bytes_max, beside=beside)
             texts.append(text)
             if not plain:
                 objects.append(payload)
@@ -305,22 +308,13 @@ def _rest(drafts: list[Draft], stored: list[range]) -> list[Draft]:
 def _delay_s(delay: float | timedelta | None) -> float | None:
     if delay is None:
         return None
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise ConfigError(f"delay is {delay!r}; it must be seconds, 0 or more. Nothing was stored.")
-    if seconds > 3e9:  # a hundred years; beyond, instants would leave 64 bits
-        raise ConfigError(f"delay is {delay!r}: more than a century. Nothing was stored.")
-    return float(seconds) or None
+    return span_s("delay", delay, may_be_0=True) or None
 
 
 def _timeout_s(timeout: float | None) -> float | None:
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
-        raise ConfigError(
-            f"timeout is {timeout!r}; it must be seconds, 0 or more, or None. Nothing was stored."
-        )
-    return float(timeout)
+    return float(number("timeout", timeout, 0, wanted="seconds, 0 or more, or None"))
 
 
 def _instant(run_at: datetime | None) -> int | None:
@@ -336,8 +330,4 @@ def _instant(run_at: datetime | None) -> int | None:
 
 def checked_priority(priority: int) -> int:
     """Return a priority that fits into the store, or raise ConfigError."""
-    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > PRIORITY_MAX:
-        raise ConfigError(
-            f"priority is {priority!r}; it must be an integer within 32 bits. Nothing was stored."
-        )
-    return priority
+    return whole("priority", priority, -PRIORITY_MAX - 1, PRIORITY_MAX)

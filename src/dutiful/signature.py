@@ -238,10 +238,20 @@ def _is_context(annotation: Any) -> bool:
 
 def is_async(fn: Any) -> bool:
     """Tell whether calling `fn` gives a coroutine: also partials and objects with `__call__`."""
+    return _is_any_of(fn, inspect.iscoroutinefunction)
+
+
+def is_generator(fn: Any) -> bool:
+    """Tell whether calling `fn` gives a generator, asynchronous or not; likewise."""
+    return _is_any_of(fn, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
+def _is_any_of(fn: Any, *kinds: Callable[[Any], bool]) -> bool:
     while isinstance(fn, functools.partial):
         fn = cast("Any", fn).func
-    return inspect.iscoroutinefunction(fn) or (
-        not inspect.isroutine(fn)
-        and not inspect.isclass(fn)
-        and inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
-    )
+    if any(kind(fn) for kind in kinds):
+        return True
+    if inspect.isroutine(fn) or inspect.isclass(fn):
+        return False
+    called = getattr(fn, "__call__", None)  # noqa: B004
+    return any(kind(called) for kind in kinds)

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from dutiful.core.durations import seconds_of
-from dutiful.core.retry import DELAY_S_MAX
+from dutiful.core.values import DELAY_S_MAX, text
 from dutiful.errors import ConfigError, EventTimeout, LeaseLost, NotEncodable
 from dutiful.job import Claim
 from dutiful.payload import decode_plain, encode
@@ -144,11 +144,7 @@ class Steps:
         if self.left is not None:
             raise self.left
         self._check()
-        if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX:
-            raise ConfigError(
-                f"a step is named {name!r}; it was not run. "
-                f"Name it by a text of 1 to {NAME_CHARS_MAX} letters."
-            )
+        text("the name of a step", name, chars_max=NAME_CHARS_MAX, unchanged="It was not run.")
         if name in self._met:
             raise ConfigError(
                 f"job {self._claim.id} has two steps named {name!r}; the second was not run. "
@@ -177,15 +173,15 @@ class Steps:
     def _finish(self, name: str, value: object) -> Noted:
         """Store what a step returned, if the attempt still owns the job."""
         try:
-            text = encode(value, f"step {name}", self._bytes_max, "result_bytes_max")
+            json = encode(value, f"step {name}", self._bytes_max, "result_bytes_max")
         except NotEncodable as error:
             raise NotEncodable(
                 f"step {name}", f"{error.reason}. It has run, and its job runs it again when it is retried"
             ) from error
-        text = self._cover.put(text, "step", self._claim.id, name)
+        json = self._cover.put(json, "step", self._claim.id, name)
         with self._store.sql() as sql:
             is_mine = stored.owns(sql, self._claim)
-            new = Noted("step", sql.now, None, text)
+            new = Noted("step", sql.now, None, json)
             if is_mine:
                 stored.note(sql, self._claim.id, name, new)
         return self._kept(name, new, is_mine=is_mine)
@@ -250,11 +246,8 @@ def check_event(name: object) -> None:
     Raises:
         ConfigError: It cannot name an event.
     """
-    if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX - len("event "):
-        raise ConfigError(
-            f"an event is named {name!r}; nothing was changed. Name it by a text of 1 to "
-            f"{NAME_CHARS_MAX - len('event ')} letters."
-        )
+    chars_max = NAME_CHARS_MAX - len("event ")
+    text("the name of an event", name, chars_max=chars_max, unchanged="Nothing was changed.")
 
 
 _ASYNC = "the function of step {name!r} is async; it was not run. Write: await ctx.astep({name!r}, …)"

@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
+HEED_S = 0.1
+
 
 class Deadline:
     """A point in time that can be brought forward: a second, more impatient stop."""
@@ -59,7 +61,10 @@ class Stopping:
 
     def wait(self) -> None:
         """Wait for its end; raises what went wrong."""
-        self._over.wait()
+        # Not without a limit: a signal that comes right before the thread goes to sleep is heeded only when
+        # it wakes.
+        while not self._over.wait(HEED_S):
+            pass
         if self._error is not None:
             raise self._error
 
@@ -81,4 +86,7 @@ def is_inside_engine() -> bool:
     return False
 
 
-_MERELY_STOPPING = ("is_inside_engine", "stop", "_must_not_wait", "_stop_at_exit", "__exit__", "drain")
+_MERELY_STOPPING = (
+    *("is_inside_engine", "stop", "_must_not_wait"),
+    *("_stop_or_at_once", "_stop_at_exit", "__exit__", "drain"),
+)

@@ -1,7 +1,9 @@
 """The front door: `Worker`."""
 
 import atexit
+import contextlib
 import dataclasses
+import math
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +15,7 @@ from dutiful.config import Config, Keep
 from dutiful.core import turns
 from dutiful.core.retry import Retry
 from dutiful.core.turns import Strict
+from dutiful.core.values import number
 from dutiful.errors import AlreadyStarted, ConfigError, DrainTimeout, StoreError, WorkerStopped
 from dutiful.events import JobsLost
 from dutiful.front.registering import Registering
@@ -39,8 +42,8 @@ class Worker(Registering):
     A worker that is never started is a client: it can send.
 
     Args:
-        store: A path or `sqlite:///path` of a SQLite file, `":memory:"` (not durable), or a
-            Store. Default: the environment variable DUTIFUL_STORE, or "dutiful.db".
+        store: A path or `sqlite:///path` of a SQLite file, `postgresql://…`, `":memory:"` (not
+            durable), or a Store. Default: the environment variable DUTIFUL_STORE, or "dutiful.db".
         handlers: Payload type, or task name → the function that handles it (or a Handler).
         middleware: Generator functions that run around each handler; the first outermost.
         queues: The queues that it takes jobs from, as one line, by priority; what it sends goes to
@@ -102,7 +105,7 @@ class Worker(Registering):
             age_s=age_s,
             concurrency=concurrency,
             buffer=buffer,
-            retry=retry or Retry(),
+            retry=Retry() if retry is None else retry,
             durability=durability,
             keep_completed=settings.keep(keep_completed),
             max_crashes=max_crashes,
@@ -264,6 +267,9 @@ class Worker(Registering):
                 memory it ends with the worker, and is logged.
         """
         self._door.check_process()
+        if timeout is not None:
+            hint = "The worker goes on."
+            timeout = number("timeout", timeout, -math.inf, wanted="seconds, or None", unchanged=hint)
         must_not_wait = self._must_not_wait()
         with self._asking:
             if self._stopping is None:
@@ -283,7 +289,16 @@ class Worker(Registering):
 
     def _stop_at_exit(self) -> None:
         if not self._door.is_forked:
-            self.stop(self._config.grace_s)
+            with contextlib.suppress(KeyboardInterrupt):  # heeded; the process ends anyway
+                self._stop_or_at_once(self._config.grace_s)
+
+    def _stop_or_at_once(self, timeout: float | None = None) -> None:
+        """Stop; a second Ctrl-C, while running handlers have their grace time, ends that."""
+        try:
+            self.stop(timeout)
+        except KeyboardInterrupt:
+            self.stop(0)
+            raise
 
     def _must_not_wait(self) -> bool:
         """Whether this thread stands in the way of what it would wait for."""
@@ -339,7 +354,7 @@ class Worker(Registering):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self._stop_or_at_once()
 
     async def __aenter__(self) -> Self:
         await in_thread(self.start)

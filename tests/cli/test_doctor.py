@@ -27,12 +27,20 @@ def test_all_is_well(healthy):
 
     assert found["is_well"]
     whats = [finding["what"] for finding in found["findings"]]
-    assert whats == ["workers", "due", "parked", "dead", "file", "folder", "disk"]
+    assert whats == ["workers", "due", "paused", "parked", "dead", "file", "folder", "disk"]
     assert ailing(healthy) == set()
 
 
 def test_jobs_that_are_dead_or_wait_for_nobody_are_found(store):
     assert ailing(store) == {"due", "dead"}
+
+
+def test_what_is_paused_is_found(healthy):
+    dutiful("pause", healthy, "--queue", "mail")
+    dutiful("pause", healthy, "--task", "later")
+
+    assert ailing(healthy) == {"paused"}
+    assert "queue mail, task later; dutiful resume" in dutiful("doctor", healthy).stdout
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])

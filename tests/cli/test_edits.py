@@ -61,6 +61,19 @@ def test_all_dead_ones_of_a_task_are_retried(folder):
     assert dutiful("retry", folder / "jobs.db", "--dead").stdout == "0 jobs back in line\n"
 
 
+@pytest.mark.parametrize(("edit", "left"), [("cancel", "cancelled"), ("delete", None)])
+def test_blocked_ones_are_changed_by_their_state(folder, edit, left):
+    with Worker(folder / "jobs.db", queues="nobody") as worker:
+        first, second = worker.send_many([1, 2], task="t", queue="other", key="k")
+        assert second.state == "blocked"
+
+    done = dutiful(edit, folder / "jobs.db", "--state", "blocked", *(["--yes"] if edit == "delete" else []))
+
+    assert (done.returncode, done.stdout[:6]) == (0, "1 job ")
+    assert states(folder / "jobs.db").get(second.id) == left
+    assert states(folder / "jobs.db")[first.id] == "pending"
+
+
 def test_a_state_is_deleted_only_with_yes_where_nobody_can_be_asked(store):
     refused = dutiful("delete", store, "--state", "dead")
     agreed = dutiful("delete", store, "--state", "dead", "--yes")

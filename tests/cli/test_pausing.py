@@ -29,6 +29,20 @@ def test_what_is_paused_shows_until_it_is_resumed(store, option, name):
     assert told("pause", store) == []
 
 
+@pytest.mark.parametrize(("option", "name"), [("--queue", "mail"), ("--task", "notify")])
+def test_paused_jobs_are_called_so(store, option, name):
+    """Else they would seem to be due, and nobody could see why none is taken."""
+    assert "  paused  " not in dutiful("status", store).stdout
+    dutiful("pause", store, option, name)
+
+    assert f"paused       {option[2:]} {name}; no worker begins" in dutiful("status", store).stdout
+    assert [each["name"] for each in told("status", store)["paused"]] == [name]
+    whens = {line.split()[0]: line.split()[5:] for line in dutiful("jobs", store).stdout.splitlines()[1:]}
+    assert whens["1"] == ["paused"]
+    assert whens["5"][0] == "due"  # in an hour
+    assert "paused" in dutiful("job", store, 1).stdout.splitlines()[0]
+
+
 def test_what_is_not_paused_cannot_be_resumed(store):
     done = dutiful("resume", store, "--queue", "mail")
 

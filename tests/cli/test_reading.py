@@ -69,7 +69,7 @@ def test_status_counts_the_jobs_that_no_worker_knows(store):
         wait_until(lambda: told("status", store)["parked"] == 1)
         shown = dutiful("status", store).stdout
 
-    assert re.search(r"pending +2 +1 parked, no worker knew the task", shown)
+    assert re.search(r"pending +2 +1 parked: no worker knew the task", shown)
 
 
 def test_jobs_come_newest_first(store):

@@ -205,4 +205,14 @@ def test_a_module_that_starts_its_worker_is_told_so(folder):
     done = dutiful("run", "eager:worker", cwd=folder)
 
     assert done.returncode == 2
-    assert "already started" in done.stderr
+    assert "eager:worker has started the worker itself" in done.stderr
+    assert '__name__ == "__main__"' in done.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--processes", "1"]])
+def test_queues_without_a_name_are_refused(folder, more):
+    """They are not taken for all of the worker's."""
+    done = dutiful("run", "app:worker", "--queues", ",", *more, cwd=folder)
+
+    assert done.returncode == 2
+    assert "names no queue" in done.stderr

@@ -200,6 +200,7 @@ def test_every_method_is_in_the_reference(kind: type) -> None:
         "unlisten",
         "stop_soon",
         "is_completed",
+        "is_inside",
     }
     inner |= {"decode_result", "used_steps", "drafts", "take_progress", "about_to_complete"}
     methods = [name for name in vars(kind) if not name.startswith("_") and name not in inner]

@@ -78,7 +78,17 @@ def seen(ctx) -> list[object]:
         ctx.transaction()
     except ConfigError as error:
         refusal = str(error)
-    return [ctx.id, ctx.job_id, ctx.attempt, ctx.task, ctx.queue, ctx.cancelled, refusal]
+    return [
+        ctx.id,
+        ctx.job_id,
+        ctx.attempt,
+        ctx.task,
+        ctx.queue,
+        ctx.cancelled,
+        ctx.headers,
+        ctx.after,
+        refusal,
+    ]
 
 
 def refuse() -> None:
@@ -217,7 +227,7 @@ if __name__ == "__main__":
 
 def asks_too_much(ctx) -> list[str]:
     refusals = []
-    for name in ("step", "astep", "sleep", "wait_event", "send", "progress", "after", "headers"):
+    for name in ("step", "astep", "sleep", "wait_event", "send", "progress"):
         try:
             getattr(ctx, name)
         except ConfigError as error:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from dutiful.errors import StoreBusy, StoreError
-from dutiful.job import Ack, State
+from dutiful.job import Ack, ErrorInfo, State
 from dutiful.store.committer import Committer, Sending
 from dutiful.store.contract import Draft, Outcome, Query, Take, Work
 from dutiful.store.sqlite import MEMORY
@@ -276,8 +276,12 @@ class Watcher:
     def recovered(self) -> None:
         self.told.append("recovered")
 
-    def unwritable(self, ack: Ack, error: Exception) -> None:
+    def failed_instead(self, ack: Ack, error: Exception) -> Ack:
         self.told.append((ack.id, error))
+        return Ack(ack.id, ack.attempt, State.PENDING, 1, 0, error=ErrorInfo("StoreError", str(error)))
+
+    def unwritable(self, ack: Ack, error: Exception) -> None:
+        self.told.append(("gone", ack.id))
 
 
 def test_a_store_error_reaches_a_client_that_is_alone(committer, store) -> None:
@@ -307,28 +311,136 @@ def test_a_store_error_reaches_each_sender_and_nothing_is_stored(committer, stor
     assert watcher.told[1] == "recovered"
 
 
-def test_an_outcome_that_cannot_be_written_holds_up_no_other(committer, store, monkeypatch) -> None:
-    """Whatever the store makes of its value: the one at fault is found, told and let go."""
-    monkeypatch.setattr("dutiful.store.committer.RETRY_S", 0.01)
-    committer.watcher = watcher = Watcher()
-    claims = _claimed(store, 4)
-    bad = claims[1].id
+def _refusing(store, is_bad) -> None:
+    """Have the store refuse steps, as it does with a value that it cannot take."""
     exchange = store.exchange
 
     def refuse(work: Work, outcome: Outcome) -> None:
-        if any(ack.id == bad for ack in work.acks):
+        if is_bad(work):
             raise ValueError("bad value")
         exchange(work, outcome)
 
     store.exchange = refuse
+
+
+def test_an_outcome_that_cannot_be_written_holds_up_no_other(committer, store) -> None:
+    """Whatever the store makes of its value: the one at fault is found, and fails."""
+    committer.watcher = watcher = Watcher()
+    claims = _claimed(store, 4)
+    bad = claims[1].id
+    _refusing(store, lambda work: any(ack.id == bad and ack.state is State.DEAD for ack in work.acks))
     for claim in claims[:3]:
         committer.ack(Ack(claim.id, 1, State.DEAD, 0, 0))
     committer.complete(claims[3].id, 1)
 
-    _wait_until(lambda: store.store.counts().by_state[State.RUNNING] == 1)
+    _wait_until(lambda: store.store.counts().by_state[State.RUNNING] == 0)
     _wait_until(lambda: not committer.has_outcomes())
-    assert [told[0] for told in watcher.told if isinstance(told, tuple)] == [bad]
-    _wait_until(lambda: watcher.told[-1] == "recovered")
+    assert [told[0] for told in watcher.told] == [bad]
+    states = [store.store.get([claim.id])[0].state for claim in claims]
+    assert states == [State.DEAD, State.PENDING, State.DEAD, State.COMPLETED]
+
+
+def test_an_outcome_of_which_not_even_the_failure_can_be_written_is_let_go(committer, store) -> None:
+    committer.watcher = watcher = Watcher()
+    (claim,) = _claimed(store)
+    _refusing(store, lambda work: bool(work.acks))
+
+    committer.ack(Ack(claim.id, 1, State.DEAD, 0, 0))
+
+    _wait_until(lambda: ("gone", claim.id) in watcher.told)
+    assert not committer.has_outcomes()
+
+
+@pytest.mark.parametrize("busy", [0, 1])
+def test_jobs_that_go_with_an_outcome_and_cannot_be_stored_make_it_a_failure(
+    committer, store, monkeypatch, busy: int
+) -> None:
+    """Neither are they stored, nor is the job completed, whatever trouble the store has meanwhile."""
+    monkeypatch.setattr("dutiful.store.committer.RETRY_S", 0.01)
+    committer.watcher = watcher = Watcher()
+    (claim,) = _claimed(store)
+    troubles = [StoreBusy("x", 1.0)] * busy
+    exchange = store.exchange
+
+    def refuse(work: Work, outcome: Outcome) -> None:
+        if any(draft.payloads == ["bad"] for draft in work.drafts):
+            raise ValueError("bad value")
+        if troubles:
+            raise troubles.pop()
+        exchange(work, outcome)
+
+    store.exchange = refuse
+    sent = [Draft("t", "q", [text], only_if=(claim.id, 1)) for text in ("1", "bad")]
+    committer.ack(Ack(claim.id, 1, State.COMPLETED, 0, 0), sent)
+
+    _wait_until(lambda: store.store.get([claim.id])[0].state is State.PENDING)
+    assert store.store.unfinished() == 1
+    assert [told[0] for told in watcher.told if isinstance(told, tuple)] == [claim.id] * (1 + busy)
+
+
+def test_a_value_that_the_store_cannot_take_fails_no_other_sender(committer, store) -> None:
+    """Eight share a step, and one of them is at fault: it alone is told."""
+    store.gate.clear()
+    done: dict[str, Sending] = {}
+    committer.post(Sending([_draft()], lambda sending: done.update(first=sending)))
+    assert store.entered.wait(10)
+    _refusing(store, lambda work: any("bad" in draft.payloads for draft in work.drafts))
+    for name in ("1", "2", "bad", "4", "5"):
+        committer.post(Sending([_draft(name)], lambda sending, name=name: done.update({name: sending})))
+    store.gate.set()
+    _wait_until(lambda: len(done) == 6)
+
+    assert [name for name, sending in done.items() if sending.error is not None] == ["bad"]
+    assert isinstance(done["bad"].error, StoreError)
+    assert store.store.unfinished() == 5
+
+
+def test_who_follows_one_that_is_not_stored_is_not_stored_either(committer, store) -> None:
+    """As when they come in two steps."""
+    store.gate.clear()
+    done: list[Sending] = []
+    committer.post(Sending([_draft()], done.append))
+    assert store.entered.wait(10)
+    _refusing(store, lambda work: any("bad" in draft.payloads for draft in work.drafts))
+    sendings = [Sending([_draft(name)], done.append) for name in ("bad", "2", "3")]
+    sendings[1].follows = sendings[0]
+    for sending in sendings:
+        committer.post(sending)
+    store.gate.set()
+    _wait_until(lambda: len(done) == 4)
+
+    assert [sending.error is None for sending in sendings] == [False, False, True]
+    assert store.store.unfinished() == 2
+
+
+def test_after_trouble_in_the_middle_nothing_more_is_tried(committer, store, monkeypatch) -> None:
+    """The rest fails as it would have in one step, and does not wait for the store again, each on its own."""
+    store.gate.clear()
+    done: list[Sending] = []
+    committer.post(Sending([_draft()], done.append))
+    assert store.entered.wait(10)
+    asked: list[int] = []
+
+    def refuse(work: Work, outcome: Outcome) -> None:
+        asked.append(len(work.drafts))
+        raise ValueError("bad value") if len(work.drafts) == 4 else StoreBusy("x", 1.0)
+
+    store.exchange = refuse
+    for name in "1234":
+        committer.post(Sending([_draft(name)], done.append))
+    store.gate.set()
+    _wait_until(lambda: len(done) == 5)
+
+    assert asked == [4, 2]
+    assert [type(sending.error) for sending in done[1:]] == [StoreBusy] * 4
+
+
+@pytest.mark.parametrize("call", [lambda f: f(), _elsewhere], ids=["main", "thread"])
+def test_a_client_that_is_alone_gets_an_error_of_ours(committer, store, call) -> None:
+    store.error = ValueError("bad value")
+
+    with pytest.raises(StoreError, match="bad value"):
+        call(lambda: committer.submit([_draft()]))
 
 
 def test_a_value_that_the_store_cannot_take_fails_its_sender(committer, store) -> None:

@@ -151,6 +151,25 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("create", [True, False])
+def test_a_name_that_is_too_long_is_told(tmp_path: Path, create: bool) -> None:
+    with pytest.raises(StoreUnavailable, match="name too long; nothing was changed"):
+        SqliteStore(str(tmp_path / f"{'x' * 300}.db"), create=create).open()
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_folder_without_access_is_told(tmp_path: Path, monkeypatch, create: bool) -> None:
+    """Of which not even is known whether the file is there."""
+
+    def denied(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", denied)
+
+    with pytest.raises(StoreUnavailable, match="Permission denied; nothing was changed"):
+        SqliteStore(str(tmp_path / "jobs.db"), create=create).open()
+
+
 def test_a_directory_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="not a file"):
         inside.opened(tmp_path)

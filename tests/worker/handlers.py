@@ -9,11 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dutiful import Cancel, Discard, Snooze
+from dutiful import Cancel, Context, Discard, Snooze
 
 
 def pid(_payload: Any) -> int:
     return os.getpid()
+
+
+def forgets_to_await(_payload: Any) -> Any:
+    return asyncio.sleep(0)
+
+
+def headers_and_after(ctx: Context) -> Any:
+    return [ctx.headers, ctx.after]
 
 
 def double(n: int) -> int:

@@ -125,7 +125,7 @@ def test_a_blocked_one_can_be_cancelled_and_those_after_it_are_too(make, shared)
 
 
 def test_what_is_no_job_is_refused(make):
-    with pytest.raises(ConfigError, match="must be a job"):
+    with pytest.raises(ConfigError, match="takes jobs, or their ids"):
         make().send(1, task="t", after="yesterday")
     with pytest.raises(ConfigError, match="on_dead"):
         make().send(1, task="t", after=1, on_dead="cry")

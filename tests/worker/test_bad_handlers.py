@@ -1,6 +1,7 @@
 """Handlers that do their worst: the attempt fails, the worker lives."""
 
 import asyncio
+import functools
 import logging
 import sys
 import threading
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from dutiful import Backoff, NotDecodable, Retry, State
+from dutiful import Backoff, ConfigError, NotDecodable, Retry, State
 from tests.worker.tools import WAIT_S, Seen, background, finished, result, until
 
 ONCE = Retry(max_attempts=1)
@@ -39,6 +40,19 @@ class NoText(Exception):
 class Endless(Exception):
     def __init__(self):
         self.__cause__ = self
+
+
+def loop(n):
+    yield n
+
+
+async def aloop(n):
+    yield n
+
+
+class Looping:
+    def __call__(self, n):
+        yield n
 
 
 def recurse(n):
@@ -196,3 +210,53 @@ def test_a_slow_decoding_during_a_stop_runs_nothing_after_it(make, path):
 
     assert len(ran.all) == count
     assert job.refresh().state is (State.COMPLETED if count else State.PENDING)
+
+
+# --- calls that never ran ---------------------------------------------------------------------------
+
+
+class Later:
+    """Awaitable, and no coroutine."""
+
+    def __await__(self):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("made", "hint"),
+    [
+        (lambda: asyncio.sleep(0), "make it async def"),
+        (lambda: loop(1), "without yield"),
+        (lambda: aloop(1), "without yield"),
+        (Later, "make it async def"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["plain", "ctx", "async"])
+def test_what_a_handler_returned_and_never_ran_is_a_failure(started, made, hint, kind):
+    """It would be called completed, and nothing have happened."""
+    worker = started(retry=ONCE)
+
+    async def coroutine(payload):
+        return made()
+
+    worker.handlers["t"] = {
+        "plain": lambda payload: made(),
+        "ctx": lambda payload, ctx: made(),
+        "async": coroutine,
+    }[kind]
+    job = worker.send(1, task="t")
+
+    assert finished(job).state is State.DEAD
+    assert job.errors[0].type == "TypeError"
+    assert "never ran" in job.errors[0].message
+    assert hint in job.errors[0].message
+
+
+@pytest.mark.parametrize("fn", [loop, aloop, Looping(), functools.partial(loop)])
+def test_a_generator_is_no_handler(make, fn):
+    worker = make()
+
+    with pytest.raises(ConfigError, match="is a generator"):
+        worker.handlers["t"] = fn
+    with pytest.raises(ConfigError, match="is a generator"):
+        worker.process(fn)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dutiful import Backoff, Context, LeaseLost, Retry, State
+from dutiful import Backoff, ConfigError, Context, LeaseLost, Retry, State
 from tests.worker.tools import WAIT_S, background, finished, result
 
 
@@ -170,3 +170,35 @@ def test_a_coroutine_that_ignores_its_cancellation_does_not_hold_up_a_stop(make,
 
     background(worker.stop, timeout=0.1).result(WAIT_S)
     go_on.set()
+
+
+# --- transactions -----------------------------------------------------------------------------------
+
+
+def test_a_transaction_inside_of_another_is_refused_in_words(started, shared):
+    worker = started(shared, retry=Retry(max_attempts=1))
+
+    @worker.handler("nested")
+    def nested(ctx: Context):
+        with ctx.transaction(), pytest.raises(ConfigError, match="is inside of ctx"):
+            ctx.transaction()
+
+    job = worker.send(None, task="nested")
+
+    assert finished(job).state is State.COMPLETED
+    assert job.errors == ()
+
+
+def test_a_blocking_transaction_is_not_awaited(started, shared):
+    worker = started(shared, retry=Retry(max_attempts=1))
+
+    @worker.handler("awaits")
+    async def awaits(ctx: Context):
+        async with ctx.transaction():
+            pass
+
+    job = worker.send(None, task="awaits")
+
+    assert finished(job).state is State.DEAD
+    assert job.errors[0].type == "ConfigError"
+    assert "Use `with`" in job.errors[0].message

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
-from dutiful import Backoff, Context, Progress, Retry, Snooze, State, Unique
+from dutiful import Backoff, Context, NotEncodable, Progress, Retry, Snooze, State, Unique
 from tests.worker.tools import finished, result, until
 
 ONCE = Retry(max_attempts=1)
@@ -67,6 +68,42 @@ def test_of_an_attempt_that_fails_or_comes_back_nothing_is_stored(started, store
     assert len(worker.jobs(task="next")) == 1
 
 
+def test_what_the_store_cannot_take_makes_the_attempt_a_failure(started, store, seen):
+    """Never is the job left running, with nobody to end it."""
+    worker = started(store, retry=Retry(max_attempts=2, backoff=Backoff(first_s=0.001)))
+    worker.handlers["next"] = seen.add
+
+    @worker.handler("first")
+    def first(ctx: Context):
+        ctx.send(1, task="next")
+        if ctx.attempt == 1:  # past all checks, as a mistake of ours would be
+            ctx.drafts[0] = msgspec.structs.replace(ctx.drafts[0], priority=2**70)
+
+    job = worker.send(None, task="first")
+
+    assert finished(job).state is State.COMPLETED
+    assert seen.wait() == [1]
+    (error,) = job.errors
+    assert error.type == "StoreError"
+    assert "ctx.send()" in error.message
+
+
+@pytest.mark.parametrize(
+    "option", [{"key": "\ud800"}, {"headers": {"a": "\0"}}, {"expires": 1e300}, {"after": 2**70}], ids=str
+)
+def test_a_wrong_option_is_the_handlers_error(started, store, option):
+    worker = started(store, retry=ONCE)
+
+    @worker.handler("first")
+    def first(ctx: Context):
+        ctx.send(None, task="next", **option)
+
+    job = worker.send(None, task="first")
+
+    assert finished(job).state is State.DEAD
+    assert job.errors[0].type == "ConfigError"
+
+
 def test_an_attempt_that_comes_too_late_stores_nothing(started, gate):
     worker = started(retry=ONCE, lease_s=0.01)
     ended = []
@@ -113,6 +150,8 @@ def test_they_take_all_options_but_those_that_store(started, store, seen):
         (lambda ctx: [ctx.transaction(), ctx.send(1, task="x")], "completed by its transaction"),
         (lambda ctx: ctx.progress("half"), "done is 'half'"),
         (lambda ctx: ctx.progress(1, float("nan")), "total is nan"),
+        (lambda ctx: ctx.progress(2**70), "done is 1180591620717411303424"),
+        (lambda ctx: ctx.progress(float("inf")), "done is inf"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_at_the_call(started, wrong, text):
@@ -171,6 +210,17 @@ def test_headers_travel_with_the_job(started, store):
     assert result(worker.send(None, task="head")) == {}
 
 
+def test_headers_count_as_part_of_the_payload(make):
+    worker = make(payload_bytes_max=100)
+    worker.send("x" * 50, task="t", headers={"a": "y" * 20})
+
+    for send in (worker.send, lambda payload, **options: worker.send_many([payload], **options)):
+        with pytest.raises(NotEncodable, match="52 bytes of JSON and 70 of headers, and the limit is 100"):
+            send("x" * 50, task="t", headers={"a": "y" * 62})
+
+    assert len(worker.jobs()) == 1
+
+
 # --- progress ---------------------------------------------------------------------------------------
 
 
@@ -198,13 +248,13 @@ def test_what_a_handler_said_last_is_kept_when_it_fails(started, store):
 
     @worker.handler("long")
     def long(ctx: Context):
-        ctx.progress(3)
+        ctx.progress(3, message="half a pair \ud800, and \0")
         raise ValueError("boom")
 
     job = worker.send(None, task="long")
 
     assert finished(job).state is State.DEAD
-    assert job.progress == Progress(3)
+    assert job.progress == Progress(3, message=r"half a pair \ud800, and \x00")  # escaped, not refused
     assert job.progress.share is None
 
 

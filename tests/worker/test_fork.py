@@ -124,6 +124,32 @@ def test_a_worker_that_is_not_in_use_at_the_fork_is_usable_in_the_child(tmp_path
     ran(tmp_path, source, path, env=QUIET)
 
 
+def test_parent_and_child_of_a_stopped_worker_give_different_ids(tmp_path, shared):
+    """What was reserved before the fork would be given twice."""
+    source = (
+        FORK
+        + """
+    worker = Worker(path)
+    for n in range(6):  # so that ids are at hand
+        worker.send(n, task="t", delay=3600)
+    worker.stop()
+
+    def check():
+        worker.start()
+        worker.send("child", task="t", delay=3600)
+        worker.stop()
+
+    assert in_child(check) == 0
+    worker.start()
+    for n in range(3):
+        worker.send("parent", task="t", delay=3600)
+    worker.stop()
+    assert len(worker.jobs()) == 10
+    """
+    )
+    ran(tmp_path, source, shared, env=QUIET)
+
+
 def test_a_client_made_before_the_fork_is_usable_in_parent_and_children(tmp_path, path, started, seen):
     source = (
         FORK

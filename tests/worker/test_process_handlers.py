@@ -7,7 +7,7 @@ import pytest
 
 from dutiful import Backoff, ConfigError, Handler, JobFailed, Retry, State
 from tests.worker import handlers
-from tests.worker.tools import WAIT_S, finished, is_dead, result, until
+from tests.worker.tools import WAIT_S, finished, is_dead, result, script, until
 
 ONCE = Retry(max_attempts=1)
 AT_ONCE = Retry(backoff=Backoff(first_s=0))
@@ -60,11 +60,29 @@ def test_it_can_snooze_cancel_and_discard(started):
 def test_odd_outcomes_and_results_are_seen_through(started):
     worker = started(
         ":memory:",
-        handlers={"odd": in_child(handlers.odd_snooze, retry=ONCE), "none": in_child(handlers.no_json)},
+        handlers={
+            "odd": in_child(handlers.odd_snooze, retry=ONCE),
+            "none": in_child(handlers.no_json),
+            "never": in_child(handlers.forgets_to_await, retry=ONCE),
+        },
     )
 
     assert "Snooze" in finished(worker.send(0, task="odd")).errors[0].message
     assert finished(worker.send(0, task="none")).state is State.COMPLETED
+    assert "never ran; make it async def" in finished(worker.send(0, task="never")).errors[0].message
+
+
+def test_it_sees_its_headers_and_what_it_has_waited_for(started, store):
+    worker = started(
+        store,
+        handlers={"first": in_child(handlers.double), "then": in_child(handlers.headers_and_after)},
+    )
+    first = worker.send(4, task="first")
+
+    job = worker.send(None, task="then", after=first, headers={"trace": "1"})
+
+    assert result(job) == [{"trace": "1"}, [8]]
+    assert result(worker.send(None, task="then")) == [{}, []]
 
 
 @pytest.mark.parametrize("fn", [handlers.spin, handlers.sleep])
@@ -145,3 +163,18 @@ def test_many_at_once_share_the_slots(started, store, tmp_path):
     jobs = worker.send_many([str(tmp_path / "crowd")] * 12, task="t")
 
     assert max(job.result(timeout=2 * WAIT_S) for job in jobs) <= 2
+
+
+def test_a_main_module_without_its_guard_is_named_in_the_jobs_error(tmp_path, path):
+    source = """
+    def f(payload): pass
+    worker = Worker(sys.argv[1], handlers={"t": Handler(f, process=True)}, max_crashes=1)
+    worker.start()
+    job = worker.send(1, task="t")
+    say(job.wait(30).errors[0].message)
+    worker.stop()
+    """
+    with script(tmp_path, source, path) as program:
+        assert program.wait(60) == 0
+
+    assert any('if __name__ == "__main__":' in line for line in program.lines)

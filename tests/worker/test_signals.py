@@ -1,8 +1,10 @@
 """Signals in the main thread: `stop` from a signal handler, exceptions from one, at any instruction."""
 
+import signal
+
 import pytest
 
-from tests.worker.tools import ran
+from tests.worker.tools import ran, script
 
 MAIN = """
     store, kind = sys.argv[1:3]
@@ -260,3 +262,28 @@ def test_a_storm_of_exceptions_during_looks_and_edits_leaves_a_worker_that_works
         assert worker.send(5, task="t").result(10) == 5
     say("well")
     """)
+
+
+@pytest.mark.parametrize(
+    "how", ["with worker: job.wait()", "worker.start(); job.wait()"], ids=["with", "exit"]
+)
+def test_a_second_ctrl_c_does_not_wait_for_running_handlers(tmp_path, path, how):
+    source = f"""
+    worker = Worker(sys.argv[1], grace_s=1e6)
+    @worker.handler("t")
+    def forever(_):
+        say("begun")
+        while "stopped" not in repr(worker):
+            time.sleep(0.001)
+        say("stopping")
+        threading.Event().wait()
+    job = worker.send(0, task="t")
+    {how}
+    """
+    with script(tmp_path, source, path) as program:
+        program.wait_for("begun")
+        program.signal(signal.SIGINT)
+        program.wait_for("stopping")
+        program.signal(signal.SIGINT)
+
+        assert program.wait() != 0

@@ -119,13 +119,16 @@ def test_async_steps_are_stored_too(started, store, seen):
     ("wrong", "text"),
     [
         (lambda ctx: [ctx.step("a", str), ctx.step("a", str)], "two steps named 'a'"),
-        (lambda ctx: ctx.step("", str), "a step is named ''"),
+        (lambda ctx: ctx.step("", str), "the name of a step is ''"),
+        (lambda ctx: ctx.step("\ud800", str), "It was not run"),
+        (lambda ctx: ctx.sleep("a\0", 1), "It was not run"),
         (lambda ctx: ctx.step("a", asyncio.sleep, 0), "await ctx.astep('a', …)"),
         (lambda ctx: ctx.step("a", lambda: asyncio.sleep(0)), "await ctx.astep('a', …)"),
         (lambda ctx: ctx.step("a", object), "It has run, and its job runs it again"),
         (lambda ctx: ctx.sleep("a", "soon"), "a text such as"),
         (lambda ctx: ctx.sleep("a", -1), "0 to a century"),
-        (lambda ctx: ctx.wait_event(""), "an event is named ''"),
+        (lambda ctx: ctx.wait_event(""), "the name of an event is ''"),
+        (lambda ctx: ctx.wait_event("\ud800"), "half of a surrogate pair"),
     ],
 )
 def test_what_is_wrong_with_a_step_is_said(started, wrong, text):
@@ -423,7 +426,8 @@ def test_a_job_of_a_limit_that_waits_is_woken_too(started, store):
 def test_an_event_needs_a_name_and_a_value_that_can_be_stored(make):
     worker = make()
 
-    with pytest.raises(ConfigError, match="an event is named None"):
-        worker.send_event(None)
+    for name in (None, "", "\ud800", "a\0b", "x" * 195):
+        with pytest.raises(ConfigError, match="Nothing was changed"):
+            worker.send_event(name)
     with pytest.raises(TypeError, match="Nothing was stored"):
         worker.send_event("paid", object())

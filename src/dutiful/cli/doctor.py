@@ -6,7 +6,7 @@ import shutil
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from dutiful.cli import codes, options, show, text
+from dutiful.cli import codes, options, pause, show, text
 from dutiful.cli.store import label_of, opened, path_of
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dutiful import Counts, WorkerInfo
+    from dutiful import Counts, Paused, WorkerInfo
 
 # The log alone grows to tens of MiB in a burst; below this a full disk is a matter of minutes.
 FREE_BYTES_MIN = 256 * 1024 * 1024
@@ -45,9 +45,9 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     with opened(args.store) as worker:
-        counts, workers = worker.counts(), worker.workers()
+        counts, workers, paused = worker.counts(), worker.workers(), worker.paused()
         store = label_of(args.store, worker)
-    findings = [*_of_work(store, counts, workers), *_of_files(path_of(args.store))]
+    findings = [*_of_work(store, counts, workers, paused), *_of_files(path_of(args.store))]
     is_well = all(finding.is_well for finding in findings)
     if args.json:
         show.document({"store": store, "is_well": is_well, "findings": [one._asdict() for one in findings]})
@@ -62,13 +62,20 @@ def _show(finding: Finding) -> None:
     show.line("  ", verdict, f"  {finding.what:<8}  ", text.clean(finding.says))
 
 
-def _of_work(store: str, counts: Counts, workers: list[WorkerInfo]) -> Iterator[Finding]:
+def _of_work(
+    store: str, counts: Counts, workers: list[WorkerInfo], paused: list[Paused]
+) -> Iterator[Finding]:
     alive = sum(worker.is_alive for worker in workers)
     dead = len(workers) - alive
     rescue = "; the next worker that lives or starts takes over its jobs" if dead else ""
     yield Finding("workers", dead == 0, f"{alive} alive, {dead} dead{rescue}")
     yield Finding("due", not counts.due or alive > 0, _due(counts, alive))
-    hint = ": no worker knew their task; start one that has its handler (and key)" if counts.parked else ""
+    hint = f"; dutiful resume {store} --…, when it may go on" if paused else ""
+    yield Finding("paused", not paused, (pause.names(paused) or "nothing") + hint)
+    hint = (
+        ": no worker knew their task, or it is paused; start one that has its handler (and key), or resume it"
+    )
+    hint = hint if counts.parked else ""
     yield Finding("parked", not counts.parked, text.jobs(counts.parked) + hint)
     count = {str(state): count for state, count in counts.by_state.items()}["dead"]
     hint = f": dutiful jobs {store} --state dead; then retry or delete them" if count else ""

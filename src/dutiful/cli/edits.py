@@ -22,8 +22,8 @@ HELP = {
 }
 _STATES = {
     "retry": ("dead", "cancelled", "completed"),
-    "cancel": ("pending", "running"),
-    "delete": ("pending", "completed", "dead", "cancelled"),
+    "cancel": ("pending", "blocked", "running"),
+    "delete": ("pending", "blocked", "completed", "dead", "cancelled"),
 }
 _DONE = {"retry": "back in line", "cancel": "cancelled, or asked to stop", "delete": "deleted"}
 _EPILOGS = {

@@ -12,7 +12,7 @@ from dutiful.cli.store import opened
 if TYPE_CHECKING:
     import argparse
 
-    from dutiful import AttemptError, Record
+    from dutiful import AttemptError, Paused, Record
 
 _EPILOG = """\
 examples:
@@ -42,11 +42,11 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     with opened(args.store) as worker:
-        record = worker.job(args.id).refresh(reveal=args.reveal)
+        record, paused = worker.job(args.id).refresh(reveal=args.reveal), worker.paused()
     if args.json:
         show.document(_document(record))
     else:
-        _facts(record)
+        _facts(record, paused)
         _section("payload", record.payload)
         _section("result", record.result)
         for error in record.errors:
@@ -84,13 +84,13 @@ def _value(name: str, stored: str | None) -> dict[str, Any]:
         return {name: None, f"{name}_text": stored}
 
 
-def _facts(record: Record) -> None:
+def _facts(record: Record, paused: list[Paused]) -> None:
     now_ms = round(time.time() * 1000)
     show.line(
         (f"job {record.id}", show.BOLD),
         "  ",
         show.state(str(record.state)),
-        (f"  {when(record, now_ms)}", show.DIM),
+        (f"  {when(record, now_ms, paused)}", show.DIM),
     )
     show.line()
     _fact("task", text.task(record))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from dutiful import Record, Worker
+    from dutiful import Paused, Record, Worker
 
 PAGE_JOBS = 500
 LIMIT_JOBS = 50
@@ -48,7 +48,7 @@ def command(args: argparse.Namespace) -> int:
     with opened(args.store) as worker:
         found = itertools.chain.from_iterable(pages(worker, args, before=args.before))
         wanted = found if args.all else itertools.islice(found, args.limit)
-        last = _as_lines(wanted) if args.json else _as_table(wanted)
+        last = _as_lines(wanted) if args.json else _as_table(wanted, worker.paused())
         if not args.json and not args.all and last is not None and next(found, None) is not None:
             show.line()
             show.line((f"  there are more: --before {last}", show.DIM))
@@ -96,32 +96,32 @@ def summary(record: Record) -> dict[str, Any]:
     }
 
 
-def _as_table(records: Iterator[Record]) -> int | None:
+def _as_table(records: Iterator[Record], paused: list[Paused]) -> int | None:
     last = None
     # Columns are as wide as their page needs: with `--all` the width may change from page to page.
     while page := list(itertools.islice(records, PAGE_JOBS)):
         now_ms = round(time.time() * 1000)
         heads = ("ID", "STATE", "TASK", "QUEUE", "ATTEMPT", "WHEN")
-        show.columns(heads, [_row(record, now_ms) for record in page], right=frozenset({0, 4}))
+        show.columns(heads, [_row(record, now_ms, paused) for record in page], right=frozenset({0, 4}))
         last = page[-1].id
     if last is None:
         show.tell("no such jobs")
     return last
 
 
-def _row(record: Record, now_ms: int) -> list[show.Part]:
+def _row(record: Record, now_ms: int, paused: list[Paused]) -> list[show.Part]:
     return [
         str(record.id),
         show.state(str(record.state)),
         text.task(record),
         text.clean(record.queue),
         str(record.attempt),
-        (when(record, now_ms), show.DIM),
+        (when(record, now_ms, paused), show.DIM),
     ]
 
 
-def when(record: Record, now_ms: int) -> str:
-    """Return the instant that matters in the job's state, in words."""
+def when(record: Record, now_ms: int, paused: list[Paused]) -> str:
+    """Return the instant that matters in the job's state, in words; and whether it is paused."""
     if record.finished_at is not None:
         return text.from_now(record.finished_at, now_ms)
     if record.state == "running":
@@ -134,4 +134,6 @@ def when(record: Record, now_ms: int) -> str:
         return "waits for an event"
     if record.due_at > now_ms:
         return f"due {text.from_now(record.due_at, now_ms)}"
+    if any(each.name == getattr(record, each.kind) for each in paused):
+        return "paused"
     return f"due since {text.duration((now_ms - record.due_at) / 1000)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dutiful.cli import codes, options, show, text
 from dutiful.cli.store import opened
@@ -10,7 +10,7 @@ from dutiful.cli.store import opened
 if TYPE_CHECKING:
     import argparse
 
-    from dutiful import Worker
+    from dutiful import Paused, Worker
 
 HELP = {
     "pause": "have no worker begin jobs of a queue, or of a task",
@@ -48,13 +48,23 @@ def command(args: argparse.Namespace) -> int:
             was_done = _change(worker, args)
         paused = worker.paused()
     if args.json:
-        show.document([{"kind": each.kind, "name": each.name, "at": text.iso(each.at)} for each in paused])
+        show.document([document(each) for each in paused])
     elif not paused:
         show.tell("nothing is paused")
     else:
         rows = [(each.kind, text.clean(each.name), text.local(each.at)) for each in paused]
         show.columns(("PAUSED", "NAME", "SINCE"), rows)
     return codes.OK if was_done else codes.FAILED
+
+
+def document(paused: Paused) -> dict[str, Any]:
+    """Return what is paused, for programs."""
+    return {"kind": paused.kind, "name": paused.name, "at": text.iso(paused.at)}
+
+
+def names(paused: list[Paused]) -> str:
+    """Return all that is paused, in words."""
+    return ", ".join(f"{each.kind} {each.name}" for each in paused)
 
 
 def _change(worker: Worker, args: argparse.Namespace) -> bool:

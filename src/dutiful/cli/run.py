@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def command(args: argparse.Namespace) -> int:
 
         return supervise(args)
     worker = target.load(args.target)
-    worker.configure(concurrency=args.concurrency, queues=chosen)
+    _configure(worker, args, chosen)
     logs.log.info("tasks: %s", ", ".join(sorted(worker.handlers.tasks())) or "none")
     with Signals() as signals:
         parent.stop_with_it()
@@ -79,6 +80,20 @@ def _queues(args: argparse.Namespace) -> tuple[str, ...] | dict[str, int] | Stri
     if args.strict and (args.queues is None or "=" in args.queues):
         raise codes.Refused("--strict goes with --queues A,B, without weights; nothing was started.")
     return None if args.queues is None else queues.setting(args.queues, strict=args.strict)
+
+
+def _configure(
+    worker: Worker, args: argparse.Namespace, chosen: tuple[str, ...] | dict[str, int] | Strict | None
+) -> None:
+    from dutiful import AlreadyStarted
+
+    try:
+        worker.configure(concurrency=args.concurrency, queues=chosen)
+    except AlreadyStarted as error:
+        raise codes.Refused(
+            f"the module of {args.target} has started the worker itself, as it was imported; it is stopped "
+            'again. Put the start under: if __name__ == "__main__":'
+        ) from error
 
 
 def _until_stopped(worker: Worker, signals: Signals) -> int:

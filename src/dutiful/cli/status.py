@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from dutiful.cli import codes, options, show, text
+from dutiful.cli import codes, options, pause, show, text
 from dutiful.cli.store import label_of, opened, path_of
 
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from dutiful import Counts, WorkerInfo
+    from dutiful import Counts, Paused, WorkerInfo
 
 _EPILOG = """\
 examples:
@@ -30,12 +30,15 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def command(args: argparse.Namespace) -> int:
     with opened(args.store) as worker:
         counts, workers, size = worker.counts(), worker.workers(), _size(path_of(args.store))
+        paused = worker.paused()
         store = label_of(args.store, worker)
     if args.json:
-        show.document(_document(store, counts, workers, size))
+        document = _document(store, counts, workers, size)
+        show.document(document | {"paused": [pause.document(each) for each in paused]})
     else:
         _head(store, size)
         _counts(store, counts)
+        _paused(store, paused)
         _workers(counts, workers)
     return codes.OK
 
@@ -95,13 +98,21 @@ def _counts(store: str, counts: Counts) -> None:
     show.line()
 
 
+def _paused(store: str, paused: list[Paused]) -> None:
+    if paused:
+        names = text.clean(pause.names(paused))
+        hint = f"; no worker begins jobs of it, until: dutiful resume {text.clean(store)} --…"
+        show.line("  ", ("paused", "yellow"), f"       {names}", (hint, show.DIM))
+        show.line()
+
+
 def _pending(counts: Counts) -> str:
     notes: list[str] = []
     if counts.due:
         age = "" if counts.oldest_due_s is None else f", the oldest for {text.duration(counts.oldest_due_s)}"
         notes.append(f"{counts.due:,} due now{age}")
     if counts.parked:
-        notes.append(f"{counts.parked:,} parked, no worker knew the task")
+        notes.append(f"{counts.parked:,} parked: no worker knew the task, or it is paused")
     return "; ".join(notes)
 
 

@@ -213,9 +213,9 @@ def supervise(args: argparse.Namespace) -> int:
 def _command(args: argparse.Namespace) -> list[str]:
     # -P, as for the `dutiful` script: a queue.py in the current folder must not become our queue.
     command = [sys.executable, "-P", "-m", "dutiful", "run", args.target, "--log-level", args.log_level]
-    if args.concurrency:
+    if args.concurrency is not None:
         command += ["--concurrency", str(args.concurrency)]
-    if args.queues:
+    if args.queues is not None:
         command += ["--queues", args.queues]
     if args.strict:
         command.append("--strict")

@@ -154,7 +154,7 @@ def _stands(record: Record) -> tuple[object, ...]:
 
 def _where(record: Record) -> str:
     if record.state != "running":
-        return when(record, round(time.time() * 1000))
+        return when(record, round(time.time() * 1000), [])
     worker = f", worker {text.clean(record.worker)}" if record.worker else ""
     asked = ", asked to stop" if record.cancel_at is not None else ""
     return f"attempt {record.attempt}{worker}{asked}"

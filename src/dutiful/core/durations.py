@@ -3,7 +3,7 @@
 import re
 from datetime import timedelta
 
-from dutiful.core.retry import DELAY_S_MAX
+from dutiful.core.values import DELAY_S_MAX
 from dutiful.errors import ConfigError
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}

@@ -6,11 +6,13 @@ Pure: chance comes in as an argument, so every delay can be tested exactly.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
+from dutiful.core.values import DELAY_S_MAX, number, whole
 from dutiful.errors import ConfigError
 
 GIVE_UP = -1.0
-DELAY_S_MAX = 100 * 365.25 * 86_400  # a century: beyond it, instants would leave 64 bits
+_HINT = "See Retry and Backoff."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,11 @@ class Backoff:
     jitter: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(self.first_s >= 0, "first_s", self.first_s, "0 or more")
-        _check(self.factor >= 1, "factor", self.factor, "1 or more")
-        _check(0 <= self.limit_s <= DELAY_S_MAX, "limit_s", self.limit_s, "0 or more, and a century at most")
-        _check(0 <= self.jitter <= 1, "jitter", self.jitter, "between 0 and 1")
+        number("first_s", self.first_s, 0, wanted="seconds, 0 or more", unchanged=_HINT)
+        number("factor", self.factor, 1, wanted="a number, 1 or more", unchanged=_HINT)
+        wanted = "seconds, 0 or more, and a century at most"
+        number("limit_s", self.limit_s, 0, DELAY_S_MAX, wanted=wanted, unchanged=_HINT)
+        number("jitter", self.jitter, 0, 1, wanted="a number between 0 and 1", unchanged=_HINT)
 
     def delay_s(self, failures: int, chance: float) -> float:
         """Return the wait after `failures` (>= 1); `chance` is in [0, 1)."""
@@ -86,7 +89,14 @@ class Retry:
     decide: Callable[[BaseException, int], float | bool | None] | None = None
 
     def __post_init__(self) -> None:
-        _check(self.max_attempts >= 1, "max_attempts", self.max_attempts, "1 or more")
+        whole("max_attempts", self.max_attempts, 1, unchanged=_HINT)
+        if not isinstance(self.backoff, Backoff):
+            raise ConfigError(f"backoff is {self.backoff!r}; it must be a Backoff, as Backoff(first_s=5).")
+        kinds: object = self.give_up_on
+        if not _are_errors(kinds):
+            raise ConfigError(f"give_up_on is {kinds!r}; it must be a tuple of error types: (ValueError,).")
+        if self.decide is not None and not callable(cast("object", self.decide)):
+            raise ConfigError(f"decide is {self.decide!r}; it must be a function, or None.")
 
     def after_s(self, error: BaseException, failures: int) -> float | None:
         """Return what this policy says of `error`: seconds, GIVE_UP, or None for the backoff."""
@@ -102,6 +112,6 @@ class Retry:
         return min(max(0.0, float(said)), DELAY_S_MAX)  # a NaN is 0
 
 
-def _check(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} is {value!r}; it must be {wanted}.")
+def _are_errors(kinds: object) -> bool:
+    each = cast("tuple[object, ...]", kinds) if isinstance(kinds, tuple) else (kinds,)
+    return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in each)

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import count, islice, takewhile
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, cast
 
 from dutiful.errors import ConfigError
 
@@ -116,6 +116,12 @@ class Cron:
     __slots__ = ("_is_of_certain_hours", "_zone", "line", "tz")
 
     def __init__(self, line: str, tz: str = "UTC") -> None:
+        for name, given in (("the cron line", line), ("tz", tz)):
+            if not isinstance(cast("object", given), str):
+                raise ConfigError(
+                    f'{name} is {given!r}; nothing was declared. Give a text: cron("0 3 * * mon-fri", '
+                    'tz="Europe/Berlin").'
+                )
         self.line = " ".join(line.split())
         self.tz = tz
         self._zone = _zone(tz)

@@ -4,7 +4,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dutiful.config import Config
 from dutiful.door import Door
@@ -156,7 +156,10 @@ def _close_at_exit(committer: Committer, store: Store, listening: Listening) -> 
 def store_for(store: "str | os.PathLike[str] | Store | None", config: Config, *, create: bool) -> Store:
     if isinstance(store, Store):
         return store
-    url = os.fspath(os.environ.get("DUTIFUL_STORE", DEFAULT_STORE) if store is None else store)
+    given: Any = os.environ.get("DUTIFUL_STORE", DEFAULT_STORE) if store is None else store
+    url: object = os.fspath(cast("os.PathLike[str]", given)) if hasattr(given, "__fspath__") else given
+    if not isinstance(url, str) or "\0" in url:
+        raise ConfigError(f"the store is {given!r}; it must be a path, a URL or a Store, without a NUL.")
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator and not rest.startswith("/"):
         raise ConfigError(
@@ -172,6 +175,11 @@ def store_for(store: "str | os.PathLike[str] | Store | None", config: Config, *,
         raise ConfigError(
             f"{scheme}:// is no store that this version knows; use a path, sqlite:///path, ':memory:' or "
             "postgresql://…"
+        )
+    if not separator and url.partition(":")[0] in ("sqlite", "file", "postgresql", "postgres"):
+        raise ConfigError(
+            f"the store {url!r} is no URL; write sqlite:///path or postgresql://…, or ./{url} for a file of "
+            "that name."
         )
     path = rest[1:] if rest else url
     if not path:

@@ -1,8 +1,10 @@
 """The front door's part for looking: at jobs, counts and workers, and for changing them by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from dutiful.asking import HasId, id_of, ids_of
+from dutiful.core.values import whole
 from dutiful.errors import ConfigError
 from dutiful.front.base import Base
 from dutiful.handle import Job
@@ -20,14 +22,19 @@ class Looking(Base):
     """What a worker says of its store, and the edits by hand."""
 
     def job(self, job_id: JobId) -> Job:
-        """Return the job with this id; asks the store only when it is used."""
-        return Job(self, job_id)
+        """
+        Return the job with this id; asks the store only when it is used.
+
+        Raises:
+            ConfigError: That is no id.
+        """
+        return Job(self, id_of(job_id))
 
     def jobs(
         self,
         *,
         state: State | str | Sequence[State | str] = (),
-        task: str | None = None,
+        task: type | str | None = None,
         queue: str | None = None,
         before: JobId | None = None,
         limit: int = 100,
@@ -36,14 +43,23 @@ class Looking(Base):
         Return stored jobs, newest first, at most `limit`; `before` an id is the next page.
 
         `task` finds all versions of it, "task@2" that one. Secrets are masked.
+
+        Raises:
+            ConfigError: An argument is wrong.
         """
         states = [state] if isinstance(state, str) else state
         try:
             wanted = tuple(map(State, states))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ConfigError(f"{error}; there are {', '.join(State)}.") from error
-        found = self.opened().find(Query(wanted, task, queue, before, limit))
-        return [self.shown(record) for record in found]
+        query = Query(
+            wanted,
+            None if task is None else self._registry.resolve_task(task),
+            None if queue is None else check_name(queue, "queue"),
+            None if before is None else id_of(before),
+            whole("limit", limit, 0, unchanged="Give a number of jobs."),
+        )
+        return [self.shown(record) for record in self.opened().find(query)]
 
     def counts(self) -> Counts:
         """Count the jobs in the store by state."""
@@ -53,27 +69,33 @@ class Looking(Base):
         """Return the workers that take jobs from this store, in all processes."""
         return self.opened().workers()
 
-    def retry(self, job_ids: Sequence[JobId]) -> list[JobId]:
+    def retry(self, jobs: Iterable[HasId | JobId] | HasId | JobId) -> list[JobId]:
         """
         Run finished jobs again, now, with their failures forgotten and their errors kept.
 
-        Returns the ids for which it was done: those of dead, cancelled and completed jobs.
+        Takes jobs or their ids, several or one. Returns the ids for which it was done: those of dead,
+        cancelled and completed jobs.
         """
-        return self._edit(job_ids, "retry")
+        return self._edit(jobs, "retry")
 
-    def cancel(self, job_ids: Sequence[JobId]) -> list[JobId]:
+    def cancel(self, jobs: Iterable[HasId | JobId] | HasId | JobId) -> list[JobId]:
         """
         End jobs: pending ones at once, running ones as their kind allows (see `Job.cancel`).
 
-        Returns the ids for which it was done, or asked for.
+        Takes jobs or their ids, several or one. Returns the ids for which it was done, or asked for.
         """
-        return self._edit(job_ids, "cancel")
+        return self._edit(jobs, "cancel")
 
-    def delete(self, job_ids: Sequence[JobId]) -> list[JobId]:
-        """Remove jobs and their history; return the ids for which it was done: all but running ones."""
-        return self._edit(job_ids, "delete")
+    def delete(self, jobs: Iterable[HasId | JobId] | HasId | JobId) -> list[JobId]:
+        """
+        Remove jobs and their history.
 
-    def _edit(self, job_ids: Sequence[JobId], edit: Edit) -> list[JobId]:
+        Takes jobs or their ids, several or one. Returns the ids for which it was done: all but running ones.
+        """
+        return self._edit(jobs, "delete")
+
+    def _edit(self, jobs: Iterable[HasId | JobId] | HasId | JobId, edit: Edit) -> list[JobId]:
+        job_ids = ids_of(edit, jobs)
         store = self.opened()
         done: list[JobId] = []
         for start in range(0, len(job_ids), EDIT_JOBS):  # in parts, so that no send waits long

@@ -54,7 +54,7 @@ class Registering(Replaceable, Flows, Looking):
         *,
         aliases: Sequence[str] = (),
         retry: Retry | None = None,
-        timeout: float | None = None,
+        timeout: float | timedelta | None = None,
         process: bool = False,
         queue: str | None = None,
         limit: Limit | None = None,
@@ -77,8 +77,14 @@ class Registering(Replaceable, Flows, Looking):
             self._registry.add(fn, **options)
             return fn
 
+        if fn is not None and "task" in options:
+            raise ConfigError(
+                f"handler({fn!r}, task={options['task']!r}) names the task twice; nothing was registered. "
+                "Give it once."
+            )
+
         def register(function: F) -> F:
-            self._registry.add(function, task=fn, **options)
+            self._registry.add(function, **({} if fn is None else {"task": fn}), **options)
             return function
 
         return register
@@ -93,7 +99,7 @@ class Registering(Replaceable, Flows, Looking):
         *,
         aliases: Sequence[str] = (),
         retry: Retry | None = None,
-        timeout: float | None = None,
+        timeout: float | timedelta | None = None,
         process: bool = False,
         queue: str | None = None,
         limit: Limit | None = None,

@@ -24,7 +24,7 @@ from dutiful.runner import batch
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.batch import Batch
 from dutiful.runner.batches import Batches, Item, Place
-from dutiful.runner.failure import error_info, timed_out
+from dutiful.runner.failure import error_info, failed, timed_out
 from dutiful.runner.outcomes import Outcomes
 from dutiful.runner.reading import Reading
 from dutiful.runner.spare import Spare
@@ -35,6 +35,7 @@ from dutiful.store.special.steps import need_key, write_progress
 from dutiful.versions import parted, sealed_name, task_of
 
 if TYPE_CHECKING:
+    from dutiful.runner.children import Asked
     from dutiful.runner.coroutines import Coroutines
     from dutiful.runner.messages import HandlerRef
     from dutiful.runner.processes import ChildPool
@@ -296,24 +297,38 @@ class Attempts:
         self._over(attempt, value, failure)
 
     def _run_in_child(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        from dutiful.runner.children import run_around_child, run_in_child  # 60 ms, for those who use it
+        from dutiful.runner.children import End, run_around_child, run_in_child  # 60 ms, for those who use it
 
         entry, retry = attempt.entry, self.outcomes.retry(attempt.entry)
-        bytes_max = self._config.result_bytes_max
-        run = partial(run_in_child, self._child_pool(), attempt, self._reference(entry), bytes_max, retry)
-        if self._around is None:
-            ends = run().ends
+        try:
+            asked = self._asked(attempt)
+        except StoreError as error:  # what it has waited for could not be read
+            ends = [End(failed(claim, error, retry)) for claim in attempt.claims]
         else:
-            around = partial(self._around.sync, attempt.claims, ctx_name=None)
-            of_end = partial(self._results, attempt)
-            is_batch = entry.batch is not None
-            ends = run_around_child(around, run, args, kwargs, of_end, is_batch=is_batch)
+            bytes_max = self._config.result_bytes_max
+            run = partial(
+                run_in_child, self._child_pool(), attempt, self._reference(entry), bytes_max, retry, asked
+            )
+            if self._around is None:
+                ends = run().ends
+            else:
+                around = partial(self._around.sync, attempt.claims, ctx_name=None)
+                of_end = partial(self._results, attempt)
+                is_batch = entry.batch is not None
+                ends = run_around_child(around, run, args, kwargs, of_end, is_batch=is_batch)
         self._unmark(attempt)
         for claim, end in zip(attempt.claims, ends, strict=True):
             if end.unencodable is not None:
                 self.outcomes.dropped(claim, end.unencodable)
             self.outcomes.end(claim, end.result, retry, is_secret=attempt.is_secret)
         self._after(attempt)
+
+    def _asked(self, attempt: Attempt) -> "list[Asked]":
+        """Return what a child's handler can ask of each job that it cannot see from there."""
+        if attempt.entry.ctx_name is None:
+            return [({}, ())] * len(attempt.claims)
+        contexts = [Context(claim, self._desk(attempt)) for claim in attempt.claims]
+        return [(dict(ctx.headers), tuple(ctx.after)) for ctx in contexts]
 
     def _results(self, attempt: Attempt, value: object, error: BaseException | None) -> Sequence[Result]:
         if isinstance(attempt, Batch):

@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -21,6 +22,7 @@ from dutiful.errors import ConfigError, NotEncodable
 from dutiful.handler import Entry
 from dutiful.job import Cancel, Discard, JobId, Snooze
 from dutiful.payload import encode_result
+from dutiful.runner.failure import check_ran
 from dutiful.runner.messages import (
     ChildBatch,
     ChildJob,
@@ -36,9 +38,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 # What needs the store, whose connection is in the worker's process.
-_ELSEWHERE = frozenset(
-    {"after", "asleep", "astep", "await_event", "headers", "progress", "send", "sleep", "step", "wait_event"}
-)
+_ELSEWHERE = frozenset({"asleep", "astep", "await_event", "progress", "send", "sleep", "step", "wait_event"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class ChildContext:
     attempt: int
     task: str
     queue: str
+    headers: Mapping[str, str]
+    after: tuple[Any, ...]
     cancelled: bool = False  # a cancel kills the process
 
     @property
@@ -168,10 +170,11 @@ def _call_batch(entry: Entry, batch: ChildBatch) -> Together:
 
 
 def _context(job: ChildJob) -> ChildContext:
-    return ChildContext(job.id, job.attempt, job.task, job.queue)
+    return ChildContext(job.id, job.attempt, job.task, job.queue, job.headers, job.after)
 
 
 def _answered(result: object, job: ChildJob) -> Returned | Signal:
+    check_ran(result)
     if isinstance(result, Snooze | Cancel | Discard):
         return result
     try:

@@ -1,7 +1,7 @@
 """What an attempt in a child process came to: an end for each of its jobs."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from dutiful.core.retry import Retry
 from dutiful.errors import LeaseLost, NotDecodable
@@ -12,6 +12,9 @@ from dutiful.runner.attempt import Attempt
 from dutiful.runner.failure import checked, crashed, failed, timed_out
 from dutiful.runner.processes import ChildPool
 from dutiful.versions import task_of
+
+# A job's headers, and the results of those it waited for.
+Asked: TypeAlias = tuple[dict[str, str], tuple[Any, ...]]
 
 
 class End(NamedTuple):
@@ -52,12 +55,19 @@ class Came(NamedTuple):
 
 
 def run_in_child(
-    pool: ChildPool, attempt: Attempt, ref: messages.HandlerRef, result_bytes_max: int, retry: Retry
+    pool: ChildPool,
+    attempt: Attempt,
+    ref: messages.HandlerRef,
+    result_bytes_max: int,
+    retry: Retry,
+    asked: Sequence[Asked],
 ) -> Came:
     """Run an attempt in a child process."""
     jobs = [
-        messages.ChildJob(claim.id, claim.attempt, task_of(claim.task), claim.queue, text, result_bytes_max)
-        for claim, text in zip(attempt.claims, attempt.texts, strict=True)
+        messages.ChildJob(
+            claim.id, claim.attempt, task_of(claim.task), claim.queue, text, result_bytes_max, headers, after
+        )
+        for claim, text, (headers, after) in zip(attempt.claims, attempt.texts, asked, strict=True)
     ]
     job = jobs[0] if attempt.entry.batch is None else messages.ChildBatch(jobs[0].id, tuple(jobs))
     outcome = pool.run(ref, job, timeout_s=attempt.timeout_s)

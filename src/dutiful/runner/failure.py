@@ -1,10 +1,12 @@
 """How attempts fail: exceptions as text, deaths, and time that ran out."""
 
+import inspect
 import traceback
 from pathlib import Path
 from types import TracebackType
 
-from dutiful.core.retry import DELAY_S_MAX, Retry
+from dutiful.core.retry import Retry
+from dutiful.core.values import DELAY_S_MAX, escaped
 from dutiful.job import Cancel, Claim, Crashed, Discard, ErrorInfo, Failed, Result, Snooze
 
 TEXT_BYTES_MAX = 16 * 1024  # of a message, and of a traceback: its end says most
@@ -30,9 +32,7 @@ def _theirs(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _bounded(text: str) -> str:
-    # Surrogates cannot be stored as UTF-8; escaped they can, and still be read.
-    # Nor can a NUL pass through SQLite's JSON functions, which end a text there.
-    data = text.replace("\0", "\\x00").encode(errors="backslashreplace")
+    data = escaped(text).encode()
     cut = data[-TEXT_BYTES_MAX:].decode(errors="ignore")
     return cut if len(data) <= TEXT_BYTES_MAX else f"…{cut}"
 
@@ -55,6 +55,25 @@ def crashed(what: str) -> Result:
 def timed_out(claim: Claim, timeout_s: float | None, retry: Retry) -> Result:
     """Return the result of an attempt that ran out of time, by its policy."""
     return failed(claim, TimeoutError(f"the handler ran longer than its timeout of {timeout_s} s"), retry)
+
+
+def check_ran(value: object) -> None:
+    """
+    Raises:
+        TypeError: What a handler returned is a call that never ran, as of an async function without await.
+    """
+    if value is None or isinstance(value, str | int | float | dict | list):  # nearly all
+        return
+    if inspect.iscoroutine(value):
+        value.close()  # else Python warns of it, at any time
+        hint = "make it async def, and await what it calls"
+    elif inspect.isgenerator(value) or inspect.isasyncgen(value):
+        hint = "a handler returns a value: run the loop in it, without yield"
+    elif inspect.isawaitable(value):
+        hint = "make it async def, and await what it returns"
+    else:
+        return
+    raise TypeError(f"the handler returned a {type(value).__name__}, which never ran; {hint}")
 
 
 def checked(value: Snooze | Cancel | Discard) -> Snooze | Cancel | Discard:

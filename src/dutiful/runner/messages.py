@@ -15,7 +15,7 @@ from functools import reduce
 from multiprocessing import reduction
 from typing import Any, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from dutiful.errors import ConfigError
 from dutiful.handler import Entry, Handler
@@ -93,6 +93,8 @@ class ChildJob(Struct, frozen=True):
     queue: str
     payload: str
     result_bytes_max: int = 1024 * 1024  # as Config has it
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    after: tuple[Any, ...] = ()
 
 
 class ChildBatch(Struct, frozen=True):

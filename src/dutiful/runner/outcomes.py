@@ -15,7 +15,7 @@ import msgspec
 from dutiful.config import Config
 from dutiful.core.lifecycle import after
 from dutiful.core.retry import Retry
-from dutiful.errors import LeaseLost, NotEncodable
+from dutiful.errors import LeaseLost, NotEncodable, StoreError
 from dutiful.events import (
     AckLate,
     Events,
@@ -36,6 +36,7 @@ from dutiful.job import (
     Failed,
     Interrupted,
     JobId,
+    Record,
     Result,
     Snooze,
     State,
@@ -44,7 +45,7 @@ from dutiful.payload import encode_result
 from dutiful.results import Results
 from dutiful.runner.attempt import Attempt
 from dutiful.runner.covers import covered, without_message
-from dutiful.runner.failure import checked, error_info, failed, timed_out
+from dutiful.runner.failure import check_ran, checked, error_info, failed, timed_out
 from dutiful.sealing import Cover
 from dutiful.secret import MASK
 from dutiful.steps import is_leave
@@ -160,6 +161,7 @@ class Outcomes:
     def of_value(self, claim: Claim, retry: Retry, value: object) -> Result:
         """Return the result of an attempt whose handler returned `value`."""
         try:
+            check_ran(value)
             if isinstance(value, Snooze | Cancel | Discard):
                 return checked(value)
             if isinstance(value, Results):  # of `ctx.after`, handed on
@@ -204,6 +206,29 @@ class Outcomes:
         """Something of ours raised while it ran a job: the job fails, the thread serves on."""
         self._events.emit(WorkerFault(self._worker, f"running job {claim.id}", repr(error)))
         self.end(claim, failed(claim, error, self._config.retry))
+
+    def unstored(self, record: Record, error: Exception, entry: Entry | None, store: str) -> Ack:
+        """Return the failure of an attempt whose outcome the store cannot take; `decide` is not asked."""
+        claim = Claim(
+            record.id,
+            record.attempt,
+            record.failures,
+            record.crashes,
+            record.task,
+            record.queue,
+            record.payload,
+            extra="{}",  # whatever it asked for: what follows from its end is looked at
+        )
+        problem = (
+            f"what the attempt came to, with the jobs of its ctx.send(), cannot be stored: {error!r}; none "
+            "of it is, and the attempt has failed. Mend what the handler sends."
+        )
+        retry = self._config.retry if entry is None else self.retry(entry)
+        chance = random.random()  # noqa: S311  # jitter, no secret
+        said = Failed(error_info(StoreError(store, problem)))
+        ack = after(claim, said, retry, self._config.max_crashes, chance)
+        self._tell(claim, ack)
+        return ack
 
     def tell_late(self, late: list[tuple[JobId, int]]) -> None:
         """Say which outcomes came too late to count."""

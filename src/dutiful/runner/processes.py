@@ -60,6 +60,12 @@ class _Run:
             self.child.kill()
 
 
+_BEFORE_IT_BEGAN = (
+    " before it had imported the handler: what it printed to standard error says more. If your main module "
+    'starts a worker, put that under: if __name__ == "__main__":'
+)
+
+
 class ChildPool:
     """
     Run handlers in child processes. Opens nothing until the first `run`.
@@ -168,6 +174,8 @@ class ChildPool:
             if not self._kept(run, child, answered=answer is not None):
                 child.kill()  # also if it died: what it started may live
                 death = child.bury()
+        if answer is None and not run.killed and ref not in child.known:
+            death += _BEFORE_IT_BEGAN
         return answer or (Killed(run.killed) if run.killed else Died(death))
 
     def _converse(

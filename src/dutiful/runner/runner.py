@@ -17,7 +17,7 @@ from dutiful.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from dutiful.job import Ack, Cancel, Claim, Interrupted
+from dutiful.job import Ack, Cancel, Claim, Interrupted, State
 from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.alarm import Alarm
@@ -585,6 +585,14 @@ class Runner:
     def fault(self, duty: str, error: Exception) -> None:
         """Something of ours went wrong after a commit, which holds."""
         self._events.emit(WorkerFault(self._config.name, duty, repr(error)))
+
+    def failed_instead(self, ack: Ack, error: Exception) -> Ack | None:
+        """What an attempt came to cannot be written: return that it has failed, for that reason."""
+        for job in self._store.get([ack.id]):
+            if job.state is State.RUNNING and job.attempt == ack.attempt:
+                entry = self._registry.entry(job.task)
+                return self._outcomes.unstored(job, error, entry, self._store.label)
+        return None
 
     def unwritable(self, ack: Ack, error: Exception) -> None:
         """An outcome can never be written: a bug; the job runs again after a restart."""

@@ -76,8 +76,12 @@ class Watcher(Protocol):
         """Something of ours went wrong after a commit, which holds."""
         ...
 
+    def failed_instead(self, ack: Ack, error: Exception) -> Ack | None:
+        """Return what to write of an attempt of which this cannot be; None: it does not run any more."""
+        ...
+
     def unwritable(self, ack: Ack, error: Exception) -> None:
-        """An outcome can never be written; it was let go."""
+        """Nor can that be written; it was let go."""
         ...
 
 
@@ -156,7 +160,6 @@ class Committer:
         self._changing = threading.Lock()
         self._is_closing = False
         self._stepped_at = 0.0
-        self._one_by_one = False
         self._in_trouble = False
         self.taker: Taker | None = None
         self.watcher: Watcher | None = None
@@ -233,7 +236,13 @@ class Committer:
         outcome = Outcome()
         work = Work(drafts=drafts, exempt=len(drafts) if exempt else 0, buffer=self._buffer)
         with self._lead:
-            self._store.exchange(work, outcome)
+            try:
+                self._store.exchange(work, outcome)
+            except StoreError:
+                raise
+            except Exception as error:
+                if not outcome.committed:
+                    raise _unexpected(self._store, error) from error
         self._pass_on()
         if outcome.left_pending and not outcome.has_rung:
             with contextlib.suppress(StoreError, OSError):  # it is stored; the backstop wakes them
@@ -365,6 +374,10 @@ class Committer:
             work.take = self.taker.wish(sending=bool(work.drafts))
         if not (work.acks or work.completed or work.drafts or work.take):
             return None
+        return self._do(work, sendings)
+
+    def _do(self, work: Work, sendings: list[Sending]) -> StoreError | None:
+        """Do the work; return the store's own error, if that is why it is not done."""
         outcome = Outcome()
         failure: StoreError | None = None
         try:
@@ -372,8 +385,10 @@ class Committer:
         except StoreError as error:
             failure = error
         except Exception as error:  # noqa: BLE001  # a value that the store cannot take, or a bug
-            failure = self._unexpected(work, error, is_sending=bool(sendings))
-        self._stepped_at = time.monotonic()
+            if not outcome.committed:
+                return self._apart(work, sendings, error)
+        finally:
+            self._stepped_at = time.monotonic()
         if outcome.committed:
             self._settle(work, outcome, sendings)
             return None
@@ -384,18 +399,101 @@ class Committer:
         return failure
 
     def _work(self, sendings: list[Sending]) -> Work:
-        limit = 1 if self._one_by_one else None
-        acks = _drained(self.acks, limit)
+        return self._work_of(_drained(self.acks), _drained(self.completed), sendings)
+
+    def _work_of(
+        self, acks: Sequence[Ack], completed: Sequence[tuple[JobId, int]], sendings: Sequence[Sending]
+    ) -> Work:
         sent = self._sent_with(acks)
         return Work(
             acks=acks,
-            completed=[] if acks and limit else _drained(self.completed, limit),
+            completed=completed,
             # Those of handlers first: they are exempt, for one that waited for room would wait for itself.
             drafts=[*sent, *(draft for sending in sendings for draft in sending.drafts)],
             exempt=len(sent) + sum(len(sending.drafts) for sending in sendings if sending.exempt),
             buffer=self._buffer,
             keep_completed=self._keep_completed,
         )
+
+    # --- a value at fault -------------------------------------------------------------------
+
+    def _apart(self, work: Work, sendings: list[Sending], error: Exception) -> StoreError | None:
+        """
+        Not the store's own error: some value is at fault, and must not hold up the others.
+
+        The work is done again in two halves, and so on, until the one at fault stands alone. Nothing is
+        taken meanwhile: the next step does that.
+        """
+        failure: StoreError | None = None
+        halves = self._halves(work, sendings)
+        if not halves:
+            return self._blame(work, sendings, error)
+        for half, its in halves:
+            stored = [sending for sending in its if not _fails_with_another(sending)]
+            if failure is not None:  # the store cannot do it now: no need to ask it again
+                self._fail(half, stored, failure)
+            elif stored == its:
+                failure = self._do(half, its)
+            else:
+                failure = self._do(self._work_of(half.acks, half.completed, stored), stored)
+        return failure
+
+    def _halves(self, work: Work, sendings: list[Sending]) -> list[tuple[Work, list[Sending]]]:
+        """Return the work in two parts, in order; nothing if it is not to be divided."""
+        acks, completed = work.acks, work.completed
+        if len(acks) + len(completed) + len(sendings) < 2:
+            return []
+        if sendings and (acks or completed):
+            return [(self._work_of(acks, completed, []), []), (self._work_of([], [], sendings), sendings)]
+        if acks and completed:
+            return [(self._work_of(acks, [], []), []), (self._work_of([], completed, []), [])]
+        at = max(len(acks), len(completed), len(sendings)) // 2
+        return [
+            (self._work_of(acks[part], completed[part], sendings[part]), sendings[part])
+            for part in (slice(at), slice(at, None))
+        ]
+
+    def _blame(self, work: Work, sendings: list[Sending], error: Exception) -> StoreError | None:
+        """The one thing of this work is at fault: its sender is told, or its job's attempt has failed."""
+        for sending in sendings:
+            sending.error = _unexpected(self._store, error)
+            _done(sending)
+        for ack in work.acks:
+            return self._instead(ack, error)
+        if sendings:
+            return None
+        failure = _unexpected(self._store, error)  # of ids alone, or of what was to be taken: a bug in us
+        self._fail(work, [], failure)
+        return failure
+
+    def _instead(self, ack: Ack, error: Exception) -> StoreError | None:
+        """
+        Write that an attempt has failed, as what it came to cannot be written: a job it sent, say.
+
+        An outcome is never dropped: its job would run for ever, and hold its key.
+        """
+        if self.watcher is None:
+            self._fail(Work(acks=[ack]), [], failure := _unexpected(self._store, error))
+            return failure
+        outcome, work = Outcome(), Work()
+        try:
+            failed = self.watcher.failed_instead(ack, error)
+            if failed is None:  # it has another attempt by now, or is gone
+                self._with_ack.pop((ack.id, ack.attempt), None)
+                return None
+            work = Work(acks=[failed], buffer=self._buffer, keep_completed=self._keep_completed)
+            self._store.exchange(work, outcome)
+        except StoreError as trouble:
+            if not outcome.committed:
+                self._fail(Work(acks=[ack]), [], trouble)
+                return trouble
+        except Exception as second:  # noqa: BLE001  # then it is not the value, but a bug in us
+            if not outcome.committed:
+                self._with_ack.pop((ack.id, ack.attempt), None)
+                self.watcher.unwritable(ack, second)
+                return None
+        self._settle(work, outcome, [])
+        return None
 
     def _sent_with(self, acks: Sequence[Ack]) -> list[Draft]:
         if not self._with_ack:
@@ -410,11 +508,8 @@ class Committer:
                 sending = self._sendings.popleft()
             except IndexError:  # withdrawn just now
                 break
-            if sending.follows is not None and sending.follows.error is not None:
-                sending.error = sending.follows.error
-                _done(sending)
+            if _fails_with_another(sending):
                 continue
-            sending.follows = None
             gathered.append(sending)
             jobs += sum(len(draft.payloads) for draft in sending.drafts)
         if self._buffer is not None:
@@ -441,8 +536,6 @@ class Committer:
         if outcome.left_pending and not outcome.has_rung:
             self._guarded(self._store.ring)
         self._guarded(self._announce, work)
-        if self._one_by_one and not self.has_outcomes():
-            self._one_by_one = False
         if self._in_trouble:
             self._in_trouble = False
             if self.watcher is not None:
@@ -467,25 +560,6 @@ class Committer:
             self.watcher.trouble(failure)
         if self.has_outcomes():
             self._arm()
-
-    def _unexpected(self, work: Work, error: Exception, *, is_sending: bool) -> StoreError:
-        """
-        Not the store's own error: some value is at fault, and must not hold up the others.
-
-        From here outcomes are written one by one, until the one at fault stands alone; it is
-        let go, and its job runs again after a restart.
-        """
-        alone = self._one_by_one and not is_sending
-        self._one_by_one = True
-        if alone and work.acks:
-            (ack,) = work.acks
-            work.acks = []
-            self._with_ack.pop((ack.id, ack.attempt), None)
-            if self.watcher is not None:
-                self.watcher.unwritable(ack, error)
-        failure = StoreError(self._store.label, f"unexpected: {error!r}; nothing was stored.")
-        failure.__cause__ = error
-        return failure
 
     def _announce(self, work: Work) -> None:
         if not (work.completed or work.acks):
@@ -598,8 +672,24 @@ def raise_duplicates(drafts: Sequence[Draft], found: set[int], stored: Sequence[
             raise DuplicateJob(stored[at].start, drafts[at].task)
 
 
+def _unexpected(store: Store, error: Exception) -> StoreError:
+    failure = StoreError(store.label, f"unexpected: {error!r}; nothing was stored.")
+    failure.__cause__ = error
+    return failure
+
+
+def _fails_with_another(sending: Sending) -> bool:
+    """Whether a sending was to be stored only after one that is not; then it is told so."""
+    if sending.follows is None or sending.follows.error is None:
+        return False
+    sending.error = sending.follows.error
+    _done(sending)
+    return True
+
+
 def _done(sending: Sending) -> None:
     sending.is_done = True
+    sending.follows = None  # each would hold on to all before it
     if sending.turn is not None and sending.turn.locked():
         sending.turn.release()
     if sending.when_done is not None:
@@ -611,12 +701,12 @@ def _wait(sending: Sending, limit_s: float) -> None:
     sending.turn.acquire(timeout=limit_s)
 
 
-def _drained(queue: deque[T], limit: int | None) -> list[T]:
+def _drained(queue: deque[T]) -> list[T]:
     drained: list[T] = []
     take: Callable[[], T] = queue.popleft
     put: Callable[[T], None] = drained.append
     try:
-        while limit is None or len(drained) < limit:
+        while True:
             put(take())
     except IndexError:
         pass

@@ -101,6 +101,7 @@ class PostgresStore:
     def close(self) -> None:
         self._workers.end_all()
         self._access.close()
+        self._exchange.ids.forget()
 
     def ground(self) -> PostgresGround:
         """Return this store as one end of a move."""

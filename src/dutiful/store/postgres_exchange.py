@@ -80,6 +80,11 @@ class Ids:
             if ids and ids.stop == self._ready.start:
                 self._ready = range(ids.start, self._ready.stop)
 
+    def forget(self) -> None:
+        """The store is closed: a fork from here on has what is at hand twice over."""
+        with self._taking:
+            self._ready, self._block = range(0), 1
+
 
 class Exchange:
     """Does steps."""

@@ -86,6 +86,7 @@ class SqliteStore:
     def close(self) -> None:
         self._workers.end_all()
         self._access.close()
+        self._exchange.closed()
 
     def ground(self) -> SqliteGround:
         """Return this store as one end of a move."""
@@ -104,7 +105,8 @@ class SqliteStore:
 
     def _version(self) -> int:
         path = self._access.path
-        return sqlite_file.version_in(path) if not self.in_memory and path.exists() else 0
+        with sqlite_file.reachable(path):
+            return sqlite_file.version_in(path) if not self.in_memory and path.exists() else 0
 
     def _let_go(self) -> None:
         self._workers.let_go()

@@ -21,7 +21,15 @@ from dutiful.store.clock import Clock, StepDetector
 from dutiful.store.contract import Outcome
 from dutiful.store.fork import ForkGuard
 from dutiful.store.liveness import FileLock, Folder
-from dutiful.store.sqlite_file import FileIdentity, check_there, connect, migrate, prepare, translated
+from dutiful.store.sqlite_file import (
+    FileIdentity,
+    check_there,
+    connect,
+    migrate,
+    prepare,
+    reachable,
+    translated,
+)
 
 MEMORY = ":memory:"
 INSIDE_TRANSACTION = (
@@ -93,11 +101,12 @@ class Access:
                 return False
             self._fork.renew()
             if self.folder is not None:
-                if not self._create:
-                    check_there(self.path)
-                prepare(self._given, self.path)
-                self.folder.make()
-                self._file_lock = self._new_file_lock()
+                with reachable(self.path):
+                    if not self._create:
+                        check_there(self.path)
+                    prepare(self._given, self.path)
+                    self.folder.make()
+                    self._file_lock = self._new_file_lock()
             try:
                 with self._locked_file():
                     self._connect()

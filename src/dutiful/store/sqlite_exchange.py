@@ -60,6 +60,10 @@ class Ids:
         if self._coming is not None:
             self._ready, self._coming = self._coming, None
 
+    def forget(self) -> None:
+        """The store is closed: a fork from here on has what is at hand twice over."""
+        self._ready, self._coming, self._block = range(0), None, 1
+
 
 class Unfinished:
     """How many jobs are pending or running: counted when others have written, else kept."""
@@ -94,6 +98,11 @@ class Exchange:
         self._worker = worker
         self._ids = Ids(access)
         self.unfinished = Unfinished(access)
+
+    def closed(self) -> None:
+        """Forget what holds only while the store is open here."""
+        self._ids.forget()
+        self.unfinished.forget()
 
     def do(self, work: Work, outcome: Outcome) -> None:
         """Do one step."""

@@ -10,6 +10,7 @@ import os
 import sqlite3
 import stat
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +80,23 @@ def _settings(db: sqlite3.Connection, path: str, durability: str) -> None:
     db.execute("PRAGMA trusted_schema = OFF")
     db.execute("PRAGMA temp_store = MEMORY")  # a statement's own undo log, of a few pages
     db.execute("PRAGMA cache_size = -16000")  # KiB
+
+
+@contextlib.contextmanager
+def reachable(path: Path) -> Generator[None]:
+    """
+    Raises:
+        StoreUnavailable: The system lets nobody of us get at the path: no access to a folder, a name that is
+            too long, a loop of links.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(
+            str(path),
+            f"{error.strerror or error}; nothing was changed. Check the path, and the permissions of its "
+            "folders.",
+        ) from error
 
 
 def prepare(given: Path, path: Path) -> None:

@@ -19,7 +19,7 @@ from dutiful.config import Config
 from dutiful.core.lifecycle import after
 from dutiful.errors import ConfigError, StoreError
 from dutiful.events import Events, WorkerFault
-from dutiful.job import Ack, Claim, Interrupted, JobId
+from dutiful.job import Ack, Claim, Interrupted, JobId, State
 from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
@@ -70,7 +70,10 @@ class _HereAttempts(Attempts):
 
         name = attempt.entry.ctx_name
         if name is not None:
-            each = [ChildContext(one.id, one.attempt, one.task, one.queue) for one in attempt.claims]
+            each = [
+                ChildContext(one.id, one.attempt, one.task, one.queue, *asked)
+                for one, asked in zip(attempt.claims, self._asked(attempt), strict=True)
+            ]
             is_batch = attempt.entry.batch is not None
             kwargs[name] = ChildBatchContext(tuple(each)) if is_batch else each[0]
         self._run_here(attempt, args, kwargs)
@@ -100,6 +103,7 @@ class Hand:
         self._store = store
         self._schedules = declared
         self._committer = committer
+        self._registry = registry
         self._config = config
         self._events = events
         self._errors = errors
@@ -189,6 +193,13 @@ class Hand:
 
     def fault(self, duty: str, error: Exception) -> None:
         self._events.emit(WorkerFault(self._config.name, duty, repr(error)))
+
+    def failed_instead(self, ack: Ack, error: Exception) -> Ack | None:
+        for job in self._store.get([ack.id]):
+            if job.state is State.RUNNING and job.attempt == ack.attempt:
+                entry = self._registry.entry(job.task)
+                return self._attempts.outcomes.unstored(job, error, entry, self._store.label)
+        return None
 
     def unwritable(self, ack: Ack, error: Exception) -> None:
         self.fault(f"writing the outcome of job {ack.id}", error)
