@@ -10,10 +10,10 @@ Source: Goyal, Vin, Cheng, "Start-time Fair Queuing" (SIGCOMM 1996): of two queu
 work all the time, what each has had by its weight differs by one turn of each at most.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
-from typing import Self
+from typing import Self, cast
 
 from dutiful.errors import ConfigError
 
@@ -103,9 +103,18 @@ class Turns:
 
 
 def names(setting: str | Sequence[str] | Mapping[str, int] | Strict) -> tuple[str, ...]:
-    """Return the queues that a `queues=` names, each once."""
+    """
+    Return the queues that a `queues=` names, each once.
+
+    Raises:
+        ConfigError: It names none in any way that is known.
+    """
     if isinstance(setting, str):
         return (setting,)
+    if not isinstance(cast("object", setting), Iterable | Strict) or isinstance(setting, bytes):
+        raise ConfigError(
+            f"queues is {setting!r}; it must be a name, several, a dict of names and weights, or a Strict."
+        )
     return tuple(dict.fromkeys(setting.queues if isinstance(setting, Strict) else setting))
 
 

@@ -14,6 +14,7 @@ from dutiful.store.contract import Counts, Edit, Query, WorkerInfo
 from dutiful.store.special import pauses
 from dutiful.store.special.pauses import Paused
 from dutiful.store.special.reseal import Rekeyed, reseal
+from dutiful.versions import checked_task, task_of
 
 EDIT_JOBS = 1000  # of a plural edit, in one commit: a few ms
 
@@ -54,12 +55,16 @@ class Looking(Base):
             raise ConfigError(f"{error}; there are {', '.join(State)}.") from error
         query = Query(
             wanted,
-            None if task is None else self._registry.resolve_task(task),
+            None if task is None else self._task_to_find(task),
             None if queue is None else check_name(queue, "queue"),
             None if before is None else id_of(before),
             whole("limit", limit, 0, unchanged="Give a number of jobs."),
         )
         return [self.shown(record) for record in self.opened().find(query)]
+
+    def _task_to_find(self, task: str | type) -> str:
+        # A name is found as it is given, versions and all; a type in all its versions.
+        return checked_task(task) if isinstance(task, str) else task_of(self._registry.resolve_task(task))
 
     def counts(self) -> Counts:
         """Count the jobs in the store by state."""
