@@ -372,13 +372,13 @@ def wait_in_vain(store: PostgresStore) -> None:
 
 def fail_in_a_step(store: PostgresStore) -> None:
     """In its first trip: the statements behind the one that fails are not even parsed."""
-    taken = Outcome()
-    store.exchange(Work(take=Take(7, ("q",), 1)), taken)
+    taken, owner = Outcome(), store.join("w", ["q"], 1)
+    store.exchange(Work(take=Take(owner, ("q",), 1)), taken)
     acks = [Ack(claim.id, claim.attempt, State.DEAD, 1, 0) for claim in taken.claims]
     with closing(inside.other_connection(store)) as other, other.transaction():
         other.execute("SELECT FROM dutiful.job FOR UPDATE")
         with pytest.raises(StoreBusy):
-            store.exchange(Work(acks=acks, take=Take(7, ("q", "other"), 1)), Outcome())
+            store.exchange(Work(acks=acks, take=Take(owner, ("q", "other"), 1)), Outcome())
 
 
 def drop_something(store: PostgresStore) -> None:

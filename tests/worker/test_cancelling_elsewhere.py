@@ -93,7 +93,7 @@ def test_a_running_job_stops_as_its_kind_allows(elsewhere, client, kind):
 @pytest.mark.parametrize("kind", ["fails", "sleeps", "waits"])
 def test_a_job_between_two_attempts_ends_at_once(elsewhere, client, kind):
     job = client.send(1, task=kind)
-    until(lambda: job.refresh().state is State.PENDING and job.attempt == 1)
+    until(lambda: (now := job.refresh()).state is State.PENDING and now.attempt == 1)
 
     job.cancel()
 
