@@ -10,6 +10,7 @@ from hypothesis import settings
 from dutiful.store.postgres import PostgresStore
 from tests.store import inside_postgres as inside
 from tests.store.test_stateful import LIMITS, StoreMachine
+from tests.store.test_stateful_special import SpecialMachine
 
 _schemas = itertools.count()
 
@@ -34,3 +35,25 @@ class TestPostgres(PostgresMachine.TestCase):
     @pytest.fixture(autouse=True)
     def server(self, database_url: str) -> None:
         PostgresMachine.url = database_url
+
+
+class PostgresSpecialMachine(SpecialMachine):
+    url = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schema = f"special_{next(_schemas)}"
+
+    def _open(self) -> PostgresStore:
+        return inside.opened(self.url, schema=self.schema)
+
+    def _die(self, store: PostgresStore, owner: int) -> None:
+        inside.die(store, owner)
+
+
+class TestPostgresSpecial(PostgresSpecialMachine.TestCase):
+    settings = settings(LIMITS, max_examples=10)
+
+    @pytest.fixture(autouse=True)
+    def server(self, database_url: str) -> None:
+        PostgresSpecialMachine.url = database_url
