@@ -111,7 +111,7 @@ class Flows(Sender):
         for name in ("transaction", "unique"):
             if options.get(name):
                 raise ConfigError(f"{whose} cannot have {name}=; nothing was stored. Send without it.")
-        return Sending(self._registry, self._config, options)
+        return self._sending(options)
 
     def _send_group(
         self, group: Group, payloads: "Iterable[object] | AsyncIterable[object]", *, exempt: bool

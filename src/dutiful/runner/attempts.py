@@ -302,7 +302,13 @@ class Attempts:
         entry, retry = attempt.entry, self.outcomes.retry(attempt.entry)
         try:
             asked = self._asked(attempt)
-        except StoreError as error:  # what it has waited for could not be read
+        except KeyMissing as error:  # of what it has waited for
+            self._unmark(attempt)
+            for claim in attempt.claims:
+                self._put_back(claim, error)
+            self._after(attempt)
+            return
+        except (StoreError, PayloadError) as error:  # what it has waited for could not be read
             ends = [End(failed(claim, error, retry)) for claim in attempt.claims]
         else:
             bytes_max = self._config.result_bytes_max

@@ -33,6 +33,7 @@ from dutiful.store.postgres_moving import PostgresGround, check_not_moved
 from dutiful.store.postgres_sql import PostgresSql
 from dutiful.store.postgres_users import Users
 from dutiful.store.postgres_workers import Workers
+from dutiful.store.special import parked
 
 if TYPE_CHECKING:
     from dutiful.store.ear import Ear
@@ -221,7 +222,10 @@ class PostgresStore:
         total, some = 0, 1
         while tasks and some:
             with self._access.writing() as db:
+                sql = PostgresSql(db)
+                limits = parked.limits_of(sql, tasks)
                 some = postgres_upkeep.unpark(db, tasks)
+                parked.look_at(sql, limits)
             total += some
         return total
 
@@ -238,9 +242,12 @@ class PostgresStore:
         if not wanted:
             return {}
         with self._access.writing() as db:
-            return postgres_upkeep.park(
+            counts = postgres_upkeep.park(
                 db, wanted, queues, after_ms=round(after_s * 1000), park_ms=round(park_s * 1000)
             )
+            sql = PostgresSql(db)
+            parked.look_at(sql, parked.limits_of(sql, counts))
+            return counts
 
     def _nobodys(self, tasks: Collection[str], queues: Sequence[str]) -> set[str]:
         with self._access.looking() as db:

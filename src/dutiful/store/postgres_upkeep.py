@@ -37,7 +37,10 @@ SELECT task, count(*) FROM parked GROUP BY task
 
 
 UNPARK = """
-UPDATE dutiful.job SET due_at = parked_at, parked_at = NULL
+UPDATE dutiful.job
+   SET due_at = parked_at, parked_at = NULL,
+       state = CASE WHEN pool IS NULL THEN state ELSE 'blocked' END,     -- for a slot, as if it were new
+       held = CASE WHEN pool IS NULL THEN held ELSE 'pool' END
  WHERE id = ANY (ARRAY (SELECT id FROM dutiful.job
                          WHERE parked_at IS NOT NULL AND state IN ('pending', '-') AND task = ANY (%s)
                          LIMIT %s FOR UPDATE SKIP LOCKED))

@@ -23,6 +23,7 @@ from dutiful.job import Ack, Claim, JobId, Record
 from dutiful.store import sqlite_file, sqlite_look, sqlite_step, sqlite_upkeep
 from dutiful.store.clock import SYSTEM, Clock
 from dutiful.store.contract import Counts, Draft, Edit, Marks, Outcome, Owner, Pulse, Query, Work, WorkerInfo
+from dutiful.store.special import parked
 from dutiful.store.sqlite_access import MEMORY, Access
 from dutiful.store.sqlite_exchange import Exchange
 from dutiful.store.sqlite_moving import SqliteGround, check_not_moved, refuse_moved
@@ -194,8 +195,11 @@ class SqliteStore:
             tasks = [task for task in sqlite_look.parked_tasks(db) if known is None or task in known]
         total, some = 0, 1
         while tasks and some:
-            with self._access.writing():
+            with self._access.writing() as now:
+                sql = SqliteSql(self._access.db, now)
+                limits = parked.limits_of(sql, tasks)
                 some = sqlite_upkeep.unpark(self._access.db, tasks)
+                parked.look_at(sql, limits)
             total += some
         return total
 
@@ -212,7 +216,7 @@ class SqliteStore:
         if not wanted:
             return {}
         with self._access.writing() as now:
-            return sqlite_upkeep.park(
+            counts = sqlite_upkeep.park(
                 self._access.db,
                 wanted,
                 queues,
@@ -220,6 +224,9 @@ class SqliteStore:
                 after_ms=round(after_s * 1000),
                 park_ms=round(park_s * 1000),
             )
+            sql = SqliteSql(self._access.db, now)
+            parked.look_at(sql, parked.limits_of(sql, counts))
+            return counts
 
     def _nobodys(self, tasks: Collection[str], queues: Sequence[str]) -> set[str]:
         with self._access.looking() as db:

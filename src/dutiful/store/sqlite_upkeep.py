@@ -132,7 +132,9 @@ def unpark(db: sqlite3.Connection, tasks: Sequence[str]) -> int:
     By index dutiful_job_parked.
     """
     return db.execute(
-        "UPDATE dutiful_job SET due_at = parked_at, parked_at = NULL WHERE id IN"
+        "UPDATE dutiful_job SET due_at = parked_at, parked_at = NULL,"
+        " state = CASE WHEN pool IS NULL THEN state ELSE 'blocked' END,"  # for a slot, as if it were new
+        " held = CASE WHEN pool IS NULL THEN held ELSE 'pool' END WHERE id IN"
         " (SELECT id FROM dutiful_job WHERE parked_at IS NOT NULL AND state = 'pending'"
         "   AND task IN (SELECT value FROM json_each(?)) LIMIT ?)",
         (_text(tasks), _UNPARK_JOBS),

@@ -108,7 +108,9 @@ class Hand:
         self._events = events
         self._errors = errors
         self._pauses = Pauses(config.queues, changed=lambda: None)
-        self._parking = Parking(store, registry, config, events, paused=lambda: self._pauses.tasks)
+        self._parking = Parking(
+            store, registry, config, events, paused=lambda: registry.versions_of(self._pauses.tasks)
+        )
         self._firing = Firing(store, declared, events, config, call=self._note_firing, fired=self._note_fired)
         self._firing_s = math.inf
         self._has_fired = False

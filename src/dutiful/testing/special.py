@@ -8,7 +8,7 @@ from dutiful.store.special import clockwork
 from dutiful.testing.groups import ChainContract, GroupContract
 from dutiful.testing.once import OnceContract
 from dutiful.testing.periodic import PauseContract, ScheduleContract
-from dutiful.testing.tools import Hooks, ack, draft, ids_of, one, put, state_of, step, take
+from dutiful.testing.tools import TASK, Hooks, ack, draft, ids_of, one, put, state_of, step, take
 
 UNFINISHED = (State.PENDING, State.BLOCKED, State.RUNNING)
 WAITING = (State.PENDING, State.BLOCKED)
@@ -119,6 +119,24 @@ class LimitContract(Hooks):
         step(store, acks=[ack(claims[0])])
 
         assert ids_of(take(store, owner)) == [ids[2]]
+
+    def test_a_parked_job_takes_no_slot_and_asks_for_one_again(self, store: Store) -> None:
+        owner = joined(store)
+        limit = Special(pool="p", pool_size=1)
+        (stuck,) = put(store, draft(task="strange", special=limit))
+        first, second = put(store, draft("1", "2", special=limit))
+        assert take(store, owner, known={TASK}) == []
+
+        store.park({"strange"}, ["default"], after_s=0, park_s=3600, listed=True)
+        (claim,) = take(store, owner)
+        assert claim.id == first
+        assert store.unpark({"strange"}) == 1
+        assert take(store, owner) == []  # it waits for its slot, as it is the first in line
+        step(store, acks=[ack(claim)])
+        (claim,) = take(store, owner)
+        assert claim.id == stuck
+        step(store, acks=[ack(claim)])
+        assert ids_of(take(store, owner)) == [second]
 
     def test_a_waiting_retry_takes_no_slot(self, store: Store) -> None:
         owner = joined(store)

@@ -184,7 +184,7 @@ def _next_in_pool(sql: Sql, pool: str, room: int) -> list[JobId]:
 def _in_pool(sql: Sql, pool: str, at_most: int) -> int:
     return int(
         sql.rows(
-            "SELECT count(*) FROM (SELECT 1 FROM {job} WHERE pool = ? AND held IS NULL"
+            "SELECT count(*) FROM (SELECT 1 FROM {job} WHERE pool = ? AND held IS NULL AND parked_at IS NULL"
             " AND state IN ('pending', 'blocked', 'running') LIMIT ?) AS within",
             pool,
             at_most,

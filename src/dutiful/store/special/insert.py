@@ -208,7 +208,7 @@ def _meet(sql: Sql, other: JobId, row: list[Any], draft: Draft, unique: Unique) 
         )
     elif unique.on_conflict == "reschedule":
         sql.change(
-            "UPDATE {job} SET payload = ?, task = ?, due_at = ?, due_fixed = ?"
+            "UPDATE {job} SET payload = ?, task = ?, due_at = ?, due_fixed = ?, parked_at = NULL"
             " WHERE id = ? AND state IN ('pending', 'blocked')",
             draft.payloads[0],
             draft.task,
