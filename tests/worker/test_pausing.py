@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dutiful import ConfigError, State
+from dutiful import ConfigError, Handler, Limit, State
 from dutiful.store.special import pauses
 from tests.worker.tools import finished, result, until
 
@@ -129,3 +129,16 @@ def test_jobs_of_a_paused_task_come_back_if_its_resume_was_cut_short(make, path)
 
     with make(handlers={"held": ran.append}):
         until(lambda: len(ran) == 3)
+
+
+def test_a_paused_task_holds_up_nobody_in_the_limit_that_it_shares(started, store, seen):
+    limit = Limit(concurrency=1, name="shared")
+    handlers = {"held": Handler(seen.add, limit=limit), "free": Handler(seen.add, limit=limit)}
+    worker = started(store, handlers=handlers)
+    worker.pause(task="held")
+    held = worker.send(1, task="held")
+    free = worker.send(2, task="free")
+
+    assert finished(free).state is State.COMPLETED
+    worker.resume(task="held")
+    assert finished(held).state is State.COMPLETED

@@ -558,7 +558,7 @@ class Runner:
         self._line.look(self._pauses.queues, self._parking.passed_over(), is_behind=self._backlog)
 
     def _park(self) -> None:
-        if self._parking.tend():
+        if self._parking.tend() or self._parking.is_more:  # what was parked may have held a slot
             self._note_backlog()
             self._wake()
         if self._parking.is_more and self._upkeep is not None:  # with others' turns in between
