@@ -194,11 +194,11 @@ class Job:
         if (before := self._desk.before_waiting(self.id)) is not None:
             before()
         timeout_s = _seconds(timeout)
-        event = threading.Event()
+        bell = _Bell()
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        with _Watching(self._desk, self.id, event.set) as watching:
+        with _Watching(self._desk, self.id, bell.ring) as watching:
             while True:
-                event.clear()
+                bell.hush()
                 pause_s = watching.again()
                 record = self._stored()
                 if record.state in FINISHED:
@@ -206,7 +206,7 @@ class Job:
                 rest_s = pause_s if until is None else min(pause_s, until - time.monotonic())
                 if rest_s <= 0:
                     raise JobTimeout(self.id, timeout_s or 0.0)
-                event.wait(rest_s)
+                bell.wait(rest_s)
 
     def result(self, timeout: float | timedelta | None = None) -> Any:
         """
@@ -321,6 +321,27 @@ class Job:
     async def arefresh(self) -> Record:
         """`refresh`, without blocking the event loop."""
         return await in_thread(self.refresh)
+
+
+class _Bell:
+    """An Event of one lock, in C: an exception that a signal throws into its wait cannot tear it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """End the wait, or the next one."""
+        with suppress(RuntimeError):  # it has been rung
+            self._lock.release()
+
+    def hush(self) -> None:
+        """Forget that it was rung."""
+        self._lock.acquire(blocking=False)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is rung, for so long at most."""
+        self._lock.acquire(timeout=seconds)
 
 
 class _Watching:

@@ -16,6 +16,7 @@ import dutiful
 from dutiful import Backoff, Retry, State, StoreError, StoreMoved, Worker
 from dutiful.store import mover, moving
 from dutiful.store.mover import Mover
+from dutiful.store.special import events
 from tests.worker.tools import background, until
 
 PAIRS = [("sqlite", "postgres"), ("postgres", "sqlite"), ("sqlite", "sqlite"), ("postgres", "postgres")]
@@ -213,8 +214,10 @@ def test_a_key_or_a_name_that_postgresql_cannot_hold_does_not_keep_the_rest_from
     source: str, target: str
 ) -> None:
     worker = Worker(source)
-    ids = [worker.send(number, task="t", key="a\x00b", delay=3600).id for number in range(2)]
-    worker.send_event("a\x00b", 1)
+    ids = [worker.send(number, task="t", key="k", delay=3600).id for number in range(2)]
+    with worker.opened().sql() as sql:  # `send` takes no such name any more
+        sql.change("UPDATE {job} SET lane = ?", "a\x00b")
+        events.send(sql, "a\x00b", "1")
     worker.stop()
 
     assert dutiful.move(source, target).jobs == 2

@@ -197,7 +197,7 @@ class Hold:
         """Ask the pulse; the contact counts from before, so that no way back makes a lease longer."""
         began_at = time.monotonic()
         if not self.who.has_lock and began_at >= self._beat_at:
-            if not postgres_worker_rows.beat(db, self.who.owner, self.who.tasks):
+            if not postgres_worker_rows.touch(db, self.who.owner):
                 self.renew(db)  # taken for dead, as after a long sleep
             self._beat_at = began_at + BEAT_S
             self._contact_at = began_at

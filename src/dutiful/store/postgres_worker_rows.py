@@ -86,6 +86,11 @@ def register(db: Connection, who: Registration) -> int:
     return int(db.one(_REGISTER, values)[0])
 
 
+def touch(db: Connection, owner: Owner) -> bool:
+    """Write that a worker lives, and no more: what it can run others write; return whether it is there."""
+    return db.run(f"UPDATE dutiful.worker SET seen_at = {NOW} WHERE id = %s", (owner,)).rowcount == 1
+
+
 def beat(db: Connection, owner: Owner, tasks: Sequence[str] | None) -> bool:
     """Write that a worker lives, and which tasks it can run by now; return whether it is registered."""
     known = None if tasks is None else list(tasks)
