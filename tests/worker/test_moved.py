@@ -166,7 +166,11 @@ def test_a_sleep_ends_when_it_was_to_end(
     client = make(places[0])
     with work(places[0], handlers={"nap": nap}):
         short, long = (client.send(span, task="nap") for span in (3.0, LONG_S))
-        until(lambda: all(job.refresh().state is State.PENDING and job.attempt for job in (short, long)))
+        until(
+            lambda: all(
+                (now := job.refresh()).state is State.PENDING and now.attempt for job in (short, long)
+            )
+        )
 
     worker = moved(handlers={"nap": nap})
 
