@@ -126,8 +126,8 @@ def main() -> None:
     """Work and send until SIGTERM or the end of all senders, or a kill."""
     faulthandler.register(signal.SIGUSR1)  # for the harness, when it waits in vain
     app = App(arguments())
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    told: list[int] = []  # an Event's lock may be held by the very wait that the handler has struck
+    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
     if not app.options.no_work:
         app.worker.start()
     print(f"ready {time.monotonic()}", flush=True)
@@ -138,8 +138,8 @@ def main() -> None:
         sender.join()
     print("sent", flush=True)
     if not (app.options.no_work or app.options.stop):
-        while not stop.wait(0.05):  # a signal that comes to another thread does not end this wait
-            pass
+        while not told:  # a signal that comes to another thread does not end this wait
+            time.sleep(0.05)
     app.worker.stop()
     print("stopped", flush=True)
 
