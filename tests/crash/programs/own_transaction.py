@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 from dutiful import Context, Keep, Worker
 from tests.worker.lenders import ON_POSTGRES, ON_SQLITE, Lender
@@ -59,8 +60,8 @@ def main(url: str, library: str, first: int, *, sends: bool) -> None:
             if number == first + 1:
                 os.write(1, b"ready\n")
     os.write(1, b"ready\n")
-    while not stop.wait(0.05):  # a signal that comes to another thread does not end this wait
-        pass
+    while not stop.is_set():  # not `wait`: the handler would need the lock that it holds
+        time.sleep(0.05)
     worker.stop()
 
 

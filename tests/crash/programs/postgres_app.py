@@ -137,8 +137,8 @@ def main() -> None:
     for sender in senders:
         sender.join()
     print("sent", flush=True)
-    while not app.stopping.wait(0.05):  # a signal that comes to another thread does not end this wait
-        pass
+    while not app.stopping.is_set():  # not `wait`: the handler would need the lock that it holds
+        time.sleep(0.05)
     app.worker.stop()
     print("stopped", flush=True)
 
