@@ -163,7 +163,9 @@ class Context:
         """
         if self._after is None:
             follows = self._claim.extra is not None and extras.read(self._claim.extra).follows
-            self._after = Results(self._desk.store, self._claim.id, self._desk.cover) if follows else ()
+            self._after = (
+                Results(self._desk.store, self._claim.id, self._desk.cover.of(self.id)) if follows else ()
+            )
         return self._after
 
     @property
@@ -193,7 +195,7 @@ class Context:
         if self.used_steps is None:
             desk = self._desk
             self.used_steps = Steps(
-                desk.store, self._claim, desk.step_bytes_max, self._check_step, desk.cover
+                desk.store, self._claim, desk.step_bytes_max, self._check_step, desk.cover.of(self.id)
             )
         return self.used_steps
 

@@ -162,11 +162,13 @@ class KeyMissing(PayloadError):
     Attributes:
         key_id: Which key: the beginning of a hash of it.
         what: What is encrypted: payload, result, step, event …
+        job_id: The job whose handler asked for it by its context; None: somebody else asked.
     """
 
     def __init__(self, key_id: str, what: str) -> None:
         super().__init__(key_id, what)
         self.key_id, self.what = key_id, what
+        self.job_id: int | None = None
 
     def __str__(self) -> str:
         return (

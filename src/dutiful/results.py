@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, cast, overload
 
+from dutiful.errors import JobNotFound
 from dutiful.job import JobId
 from dutiful.payload import decode_plain
 from dutiful.sealing import Cover
@@ -44,13 +45,16 @@ class Results(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         page = self._first()
-        size = FIRST_ROWS
+        size, left = FIRST_ROWS, len(self)
         while page:
             yield from map(self._value, page)
+            left -= len(page)
             if len(page) < size:
-                return
+                break
             size = _next_size(page)
             page = self._page(page[-1][0], size)
+        if left > 0:  # its own transaction has completed the job, and it was pruned meanwhile
+            raise JobNotFound(self._job_id)
 
     @overload
     def __getitem__(self, index: int) -> Any: ...

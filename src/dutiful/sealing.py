@@ -23,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from dutiful.errors import ConfigError, KeyMissing, NotDecryptable
+from dutiful.job import JobId
 from dutiful.secret import is_marked, marked, unmarked
 from dutiful.versions import sealed_name
 
@@ -140,11 +141,18 @@ class Cover:
     Without either, texts are stored as they are.
     """
 
-    __slots__ = ("is_secret", "keyring")
+    __slots__ = ("is_secret", "job_id", "keyring")
 
-    def __init__(self, keyring: Keyring | None, *, is_secret: bool = False) -> None:
+    def __init__(
+        self, keyring: Keyring | None, *, is_secret: bool = False, job_id: JobId | None = None
+    ) -> None:
         self.keyring = keyring
         self.is_secret = is_secret
+        self.job_id = job_id
+
+    def of(self, job_id: JobId) -> "Cover":
+        """Return the same for a job's own context: a missing key is this job's trouble, and no other's."""
+        return Cover(self.keyring, is_secret=self.is_secret, job_id=job_id)
 
     def name(self, stored: str) -> str:
         """Return the stored name of a task whose payload is put here."""
@@ -163,7 +171,11 @@ class Cover:
         Raises:
             KeyMissing, NotDecryptable: As for `Keyring.open`.
         """
-        text = opened(self.keyring, text, *place)
+        try:
+            text = opened(self.keyring, text, *place)
+        except KeyMissing as error:
+            error.job_id = self.job_id
+            raise
         return unmarked(text) if is_marked(text) else text
 
 

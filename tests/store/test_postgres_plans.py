@@ -55,7 +55,7 @@ STATEMENTS = [
     ("parked tasks", postgres_look._PARKED, {PARKED}),
     ("park", postgres_upkeep.PARK, {CLAIM, PK}),
     ("unpark", postgres_upkeep.UNPARK, {PARKED, PK}),
-    ("prune", postgres_upkeep.PRUNE, {FINISHED, PK, ERROR, "step_pkey", "after_job"}),
+    ("prune", postgres_upkeep.PRUNE, {FINISHED, PK, ERROR, "step_pkey", "after_job", "after_open"}),
     ("retry", postgres_upkeep.edit_sql("retry"), {PK}),
     ("cancel", postgres_upkeep.edit_sql("cancel"), {PK}),
     ("delete", postgres_upkeep.edit_sql("delete"), {PK}),

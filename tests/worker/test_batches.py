@@ -426,6 +426,29 @@ def test_a_cancelled_job_does_not_stop_its_batch(started, shared):
     assert [result(jobs[0]), result(jobs[2])] == [False, False]
 
 
+def test_a_cancelled_jobs_step_ends_the_call_and_no_other_job(started, shared):
+    """Its context says that it should stop; the others are run again without it, and have not failed."""
+    worker = started(shared, retry=Retry(max_attempts=1))
+    begun, go_on = threading.Event(), threading.Event()
+
+    @worker.handler("save", batch=3, wait=5)
+    def save(numbers: list[int], ctx: BatchContext):
+        begun.set()
+        assert go_on.wait(20)
+        for job in ctx.jobs:
+            job.step("once", int)
+
+    jobs = worker.send_many(range(3), task="save")
+    assert begun.wait(20)
+    jobs[1].cancel()
+    (running,) = worker._runner._attempts.running.values()
+    until(lambda: running.called_off)
+    go_on.set()
+
+    assert [finished(job).state for job in jobs] == ["completed", "cancelled", "completed"]
+    assert [job.refresh().failures for job in jobs] == [0, 0, 0]
+
+
 def test_when_all_are_cancelled_the_handler_is(started, shared):
     entered = threading.Event()
     worker = started(shared)

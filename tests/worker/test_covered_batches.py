@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from dutiful import Retry, Secret, State, version
-from tests.worker.sealed import NEEDLE, OLD
-from tests.worker.tools import finished, result
+from dutiful import BatchContext, Retry, Secret, State, version
+from tests.worker.sealed import NEEDLE, OLD, OTHER
+from tests.worker.tools import finished, result, until
 
 
 @pytest.fixture(params=["file", "memory", "postgres"])
@@ -67,3 +67,37 @@ def test_the_errors_of_a_secret_batch_are_masked(started, store, caplog):
 
     assert {finished(job).errors[0].message for job in jobs} == {"***"}
     assert NEEDLE not in caplog.text
+
+
+def test_a_missing_key_of_what_one_job_comes_after_puts_back_that_one(make, started, shared):
+    """The others of its batch are run without it."""
+    with make(shared, encrypt=OTHER, handlers={"parent": lambda payload: payload}) as elsewhere:
+        parent = elsewhere.send(1, task="parent")
+        result(parent)
+    worker = started(shared, encrypt=OLD)
+
+    @worker.handler("save", batch=3, wait=5)
+    def save(numbers: list[int], ctx: BatchContext):
+        return [sum(job.after) for job in ctx.jobs]
+
+    others = [worker.send(number, task="save") for number in range(2)]
+    lacking = worker.send(2, task="save", after=parent)
+
+    assert [result(job) for job in others] == [0, 0]
+    assert (lacking.refresh().state, lacking.refresh().failures) == (State.PENDING, 0)
+    with make(shared, encrypt=[OLD, OTHER], name="both") as both:
+        both.handler("save", batch=3)(save)
+        assert result(lacking) == 1
+
+
+def test_a_job_that_needs_two_keys_of_which_each_worker_has_one_is_no_hot_loop(make, started, shared):
+    with make(shared, encrypt=OTHER, handlers={"parent": lambda payload: payload}) as elsewhere:
+        parent = elsewhere.send(1, task="parent")
+        result(parent)
+    workers = [started(shared, encrypt=key, name=name) for key, name in ((OLD, "old"), (OTHER, "other"))]
+    for worker in workers:
+        worker.handlers["sum"] = lambda payload, ctx: sum(ctx.after)
+    job = workers[0].send(1, task="sum", after=parent)
+
+    until(lambda: (now := job.refresh()).attempt > 3 and now.due_at > now.created_at + 30_000)
+    assert job.refresh().failures == 0

@@ -268,6 +268,21 @@ class Attempts:
         if claim.crashes:
             self._suspect_over(claim)
 
+    def _lacks_key(self, attempt: Attempt, error: KeyMissing) -> bool:
+        """
+        A step, an event, or a result that a job comes after needs a key: put that one job back.
+
+        Others of its batch are run again without it. Returns False if it is none of these jobs' own.
+        """
+        if all(claim.id != error.job_id for claim in attempt.claims):
+            return False
+        for claim in attempt.claims:
+            if claim.id == error.job_id:
+                self._put_back(claim, error)
+            else:
+                self.outcomes.end(claim, Interrupted())
+        return True
+
     def _put_back(self, claim: Claim, error: KeyMissing) -> None:
         """A key is missing here: from now on this is a job for those who have it."""
         name = sealed_name(parted(claim.task)[0], error.key_id)
@@ -304,8 +319,7 @@ class Attempts:
             asked = self._asked(attempt)
         except KeyMissing as error:  # of what it has waited for
             self._unmark(attempt)
-            for claim in attempt.claims:
-                self._put_back(claim, error)
+            self._lacks_key(attempt, error)
             self._after(attempt)
             return
         except (StoreError, PayloadError) as error:  # what it has waited for could not be read
@@ -325,7 +339,7 @@ class Attempts:
         self._unmark(attempt)
         for claim, end in zip(attempt.claims, ends, strict=True):
             if end.unencodable is not None:
-                self.outcomes.dropped(claim, end.unencodable)
+                self.outcomes.dropped(claim, end.unencodable, is_secret=attempt.is_secret)
             self.outcomes.end(claim, end.result, retry, is_secret=attempt.is_secret)
         self._after(attempt)
 
@@ -344,9 +358,8 @@ class Attempts:
     def _over(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         """A handler has ended in this process."""
         self._unmark(attempt)
-        if isinstance(error, KeyMissing) and not attempt.is_completed:
-            for claim in attempt.claims:  # of a step, an event, or what it comes after
-                self._put_back(claim, error)
+        if isinstance(error, KeyMissing) and not attempt.is_completed and self._lacks_key(attempt, error):
+            pass
         elif isinstance(attempt, Batch):
             batch.end(attempt, value, error, self.outcomes)
         elif attempt.ctx is not None and attempt.ctx.is_completed:  # its transaction has said so

@@ -4,7 +4,7 @@ A batch that is being run: one call of a handler for several jobs, each with its
     an error, or a list of outcomes → a Result for each job → (outcomes.py)
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from dutiful.errors import LeaseLost
@@ -52,6 +52,11 @@ class Batch(Attempt):
     def is_completed(self) -> bool:
         """Whether its transaction has completed all of it."""
         return self.batch_ctx is not None and self.batch_ctx.is_completed
+
+    @property
+    def called_off(self) -> Collection[JobId]:
+        """The jobs that were cancelled since it began."""
+        return self._called_off
 
     def call_off(self, job_id: JobId) -> bool:
         self._called_off.add(job_id)
@@ -114,12 +119,16 @@ def results(batch: Batch, value: object, error: BaseException | None, outcomes: 
             return [
                 failed(claim, one, retry)
                 if isinstance(one, BaseException)
-                else outcomes.of_value(claim, retry, one)
+                else outcomes.of_value(claim, retry, one, is_secret=batch.is_secret)
                 for claim, one in zip(batch.claims, each, strict=True)
             ]
         error = each
     elif batch.cancelled:
         return [Cancel("cancelled while it ran")] * len(batch.claims)
+    elif isinstance(error, LeaseLost) and error.job_id in batch.called_off:
+        # A cancelled job's own context has said so: the others are run again without it.
+        cancelled = Cancel("cancelled while it ran")
+        return [cancelled if claim.id in batch.called_off else Interrupted() for claim in batch.claims]
     elif batch.was_stopped or (batch.was_asked_to_stop and isinstance(error, LeaseLost)):
         return [Interrupted()] * len(batch.claims)
     info = error_info(error)  # once: the text is the same for all

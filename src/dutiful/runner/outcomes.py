@@ -56,6 +56,7 @@ from dutiful.versions import task_of
 if TYPE_CHECKING:
     from dutiful.context import Context
 
+_PUT_BACK_AT_ONCE = 3  # attempts
 _CAUGHT = (
     "the handler caught what ctx.sleep() or ctx.wait_event() raises to end the attempt, and went on; "
     "let BaseException pass, or raise it again"
@@ -131,10 +132,15 @@ class Outcomes:
         self._tell(claim, ack)
 
     def put_back(self, claim: Claim) -> None:
-        """Leave a job to other workers, due at once; it is no failure."""
+        """
+        Leave a job to other workers, due at once; it is no failure.
+
+        Later, if that was of no use: when it needs two keys, and no worker has both.
+        """
         ack = after(claim, Interrupted(), self._config.retry, self._config.max_crashes, 0.0)
+        delay_s = self._config.park_s if claim.attempt > _PUT_BACK_AT_ONCE else None
         # Special: it may have noted steps before.
-        self._committer.ack(msgspec.structs.replace(ack, special=True))
+        self._committer.ack(msgspec.structs.replace(ack, special=True, delay_s=delay_s))
 
     def cover(self, *, is_secret: bool) -> Cover:
         """Return how to store what an attempt came to."""
@@ -152,13 +158,15 @@ class Outcomes:
 
     def returned(self, claim: Claim, entry: Entry, value: object) -> None:
         """A handler returned."""
-        self.end(claim, self.of_value(claim, self.retry(entry), value), self.retry(entry))
+        self.end(
+            claim, self.of_value(claim, self.retry(entry), value, is_secret=entry.secret), self.retry(entry)
+        )
 
     def raised(self, claim: Claim, entry: Entry, error: BaseException) -> None:
         """A handler raised."""
         self.end(claim, failed(claim, error, self.retry(entry)), self.retry(entry))
 
-    def of_value(self, claim: Claim, retry: Retry, value: object) -> Result:
+    def of_value(self, claim: Claim, retry: Retry, value: object, *, is_secret: bool) -> Result:
         """Return the result of an attempt whose handler returned `value`."""
         try:
             check_ran(value)
@@ -168,7 +176,7 @@ class Outcomes:
                 value = list(value)
             return Completed(encode_result(value, self._config.result_bytes_max))
         except NotEncodable as error:
-            self.dropped(claim, error.reason)
+            self.dropped(claim, error.reason, is_secret=is_secret)
             return Completed()
         except Exception as error:  # noqa: BLE001  # a value with a mind of its own
             return failed(claim, error, retry)
@@ -185,15 +193,16 @@ class Outcomes:
             if is_leave(error) and not attempt.cancelled:
                 return Snooze(steps.left.seconds)
         if error is None:
-            return self.of_value(claim, self.retry(entry), value)
+            return self.of_value(claim, self.retry(entry), value, is_secret=attempt.is_secret)
         if attempt.cancelled:
             return Cancel("cancelled while it ran")
         if attempt.was_stopped or (attempt.was_asked_to_stop and isinstance(error, LeaseLost)):
             return Interrupted()
         return failed(claim, error, self.retry(entry))
 
-    def dropped(self, claim: Claim, reason: str) -> None:
-        """A result cannot be kept."""
+    def dropped(self, claim: Claim, reason: str, *, is_secret: bool) -> None:
+        """A result cannot be kept. Where in it the trouble is may say what is in it."""
+        reason = MASK if is_secret else reason
         self._events.emit(ResultDropped(self._worker, claim.id, task_of(claim.task), reason))
 
     def raised_after_completion(self, claim: Claim, error: BaseException, *, is_secret: bool = False) -> None:

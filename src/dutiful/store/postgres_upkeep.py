@@ -141,6 +141,10 @@ WITH gone AS (
         SELECT id FROM dutiful.job
          WHERE state IN ('completed', 'cancelled') AND (finished_at, id) <= (%s::bigint, %s::bigint)
            AND held IS NULL  -- or its followers are still to be told, and to have its result
+           AND NOT (state = 'cancelled' AND followed  -- or they wait for it to be run again
+                    -- (not EXISTS, for which the planner may read all that is open)
+                    AND (SELECT 1 FROM dutiful.after WHERE parent_id = job.id AND outcome IS NULL
+                          LIMIT 1) IS NOT NULL)
          ORDER BY finished_at, id LIMIT %s FOR UPDATE SKIP LOCKED))
     RETURNING id
 ), forgotten AS (

@@ -210,11 +210,14 @@ def prune(db: sqlite3.Connection, before: tuple[int, JobId], limit: int, now: in
     """
     Delete up to `limit` finished jobs, oldest first. By index dutiful_job_finished.
 
-    Not those whose followers are still to be told: they are to have the results.
+    Not those whose followers are still to be told: they are to have the results. Nor those that were
+    cancelled, while others wait for them to be run again: one that is gone counts as completed.
     """
     ids = db.execute(
         "SELECT json_group_array(id) FROM (SELECT id FROM dutiful_job"
         " WHERE state IN ('completed', 'cancelled') AND (finished_at, id) <= (?, ?) AND held IS NULL"
+        " AND NOT (state = 'cancelled' AND followed IS NOT NULL AND EXISTS"
+        "   (SELECT 1 FROM dutiful_after WHERE parent_id = dutiful_job.id AND outcome IS NULL))"
         " ORDER BY finished_at, id LIMIT ?)",
         (*before, limit),
     ).fetchone()[0]

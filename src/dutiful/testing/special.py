@@ -2,6 +2,7 @@
 
 import pytest
 
+from dutiful.config import Keep
 from dutiful.job import JobId, State
 from dutiful.store.contract import Owner, Special, Store, Unique
 from dutiful.store.special import clockwork
@@ -368,6 +369,19 @@ class AfterContract(Hooks):
         store.edit([parent], "retry")
         step(store, acks=[ack(claim) for claim in take(store, owner)])
 
+        assert ids_of(take(store, owner)) == [child]
+
+    def test_one_that_was_cancelled_is_not_pruned_while_others_wait_for_it(self, store: Store) -> None:
+        """Gone, it would count as completed."""
+        owner = joined(store)
+        (parent,) = put(store, draft())
+        (child,) = put(store, draft(special=Special(after=(parent,), on_dead="wait")))
+        store.edit([parent], "cancel")
+
+        assert store.prune(Keep(count=0), limit=9) == 0
+        assert state_of(store, child) is State.BLOCKED
+        store.edit([parent], "retry")
+        step(store, acks=[ack(claim) for claim in take(store, owner)])
         assert ids_of(take(store, owner)) == [child]
 
     def test_cancelling_one_cancels_those_that_follow_it_and_so_on(self, store: Store) -> None:
