@@ -17,7 +17,7 @@ from dutiful.crashpoint import ARMED, crashpoint
 from dutiful.errors import KeyMissing, PayloadError, StoreError
 from dutiful.events import Events, HandlerStuck, WorkerFault
 from dutiful.handler import Arguments, Entry, Kind
-from dutiful.job import Claim, Discard, Interrupted, JobId, Result
+from dutiful.job import Ack, Claim, Discard, Interrupted, JobId, Result, State
 from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner import batch
@@ -401,6 +401,14 @@ class Attempts:
         self.outcomes.fault(claim, error)
         if claim.crashes:
             self._suspect_over(claim)
+
+    def failed_instead(self, ack: Ack, error: Exception) -> Ack | None:
+        """Return what to write of an attempt of which this cannot be; None: it does not run any more."""
+        for job in self._store.get([ack.id]):
+            if job.state is State.RUNNING and job.attempt == ack.attempt:
+                entry = self._registry.entry(job.task)
+                return self.outcomes.unstored(job, error, entry, self._store.label)
+        return None
 
     # --- from outside -----------------------------------------------------------------------------
 

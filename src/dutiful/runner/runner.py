@@ -17,7 +17,7 @@ from dutiful.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from dutiful.job import Ack, Cancel, Claim, Interrupted, State
+from dutiful.job import Ack, Cancel, Claim, Interrupted
 from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.alarm import Alarm
@@ -588,11 +588,7 @@ class Runner:
 
     def failed_instead(self, ack: Ack, error: Exception) -> Ack | None:
         """What an attempt came to cannot be written: return that it has failed, for that reason."""
-        for job in self._store.get([ack.id]):
-            if job.state is State.RUNNING and job.attempt == ack.attempt:
-                entry = self._registry.entry(job.task)
-                return self._outcomes.unstored(job, error, entry, self._store.label)
-        return None
+        return self._attempts.failed_instead(ack, error)
 
     def unwritable(self, ack: Ack, error: Exception) -> None:
         """An outcome can never be written: a bug; the job runs again after a restart."""

@@ -19,7 +19,7 @@ from dutiful.config import Config
 from dutiful.core.lifecycle import after
 from dutiful.errors import ConfigError, StoreError
 from dutiful.events import Events, WorkerFault
-from dutiful.job import Ack, Claim, Interrupted, JobId, State
+from dutiful.job import Ack, Claim, Interrupted, JobId
 from dutiful.middleware import Around
 from dutiful.registry import Registry
 from dutiful.runner.attempt import Attempt
@@ -103,7 +103,6 @@ class Hand:
         self._store = store
         self._schedules = declared
         self._committer = committer
-        self._registry = registry
         self._config = config
         self._events = events
         self._errors = errors
@@ -197,11 +196,7 @@ class Hand:
         self._events.emit(WorkerFault(self._config.name, duty, repr(error)))
 
     def failed_instead(self, ack: Ack, error: Exception) -> Ack | None:
-        for job in self._store.get([ack.id]):
-            if job.state is State.RUNNING and job.attempt == ack.attempt:
-                entry = self._registry.entry(job.task)
-                return self._attempts.outcomes.unstored(job, error, entry, self._store.label)
-        return None
+        return self._attempts.failed_instead(ack, error)
 
     def unwritable(self, ack: Ack, error: Exception) -> None:
         self.fault(f"writing the outcome of job {ack.id}", error)
