@@ -5,7 +5,7 @@ To the sentences of `harness.Books` they add what only a server's outage can bre
 tables tell:
 
 - refused: a job that is stored though its `send` raised (and did not say that nobody knows);
-- twice: a completion that was recorded a second time: a trigger on the table of the jobs counts them;
+- twice: a completion that was recorded a second time: triggers on the table of the jobs count them;
 - apart: a job's completion and what its handler wrote in `ctx.transaction()` do not agree.
 """
 
@@ -41,8 +41,15 @@ TABLES: tuple[LiteralString, ...] = (
     END $$
     """,
     """
-    CREATE TRIGGER note AFTER INSERT OR UPDATE ON dutiful.job
+    CREATE TRIGGER note_insert AFTER INSERT ON dutiful.job
     FOR EACH ROW WHEN (NEW.state = 'completed') EXECUTE FUNCTION note()
+    """,
+    # Not each change of one that is completed: a crash that was none is taken back afterwards.
+    """
+    CREATE TRIGGER note_update AFTER UPDATE ON dutiful.job
+    FOR EACH ROW WHEN (NEW.state = 'completed' AND (NEW.state, NEW.owner, NEW.attempt, NEW.finished_at)
+                       IS DISTINCT FROM (OLD.state, OLD.owner, OLD.attempt, OLD.finished_at))
+    EXECUTE FUNCTION note()
     """,
 )
 

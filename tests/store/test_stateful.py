@@ -243,7 +243,9 @@ class StoreMachine(RuleBasedStateMachine):
     def end(self, n, choice, end):
         """End up to three attempts of a worker the same way, among them perhaps late ones."""
         held = self.held.get(self.owners[n], [])
-        pool = held + self.past[-8:]
+        others = [claim for owner, claims in self.held.items() if owner != self.owners[n] for claim in claims]
+        # What another still owns is not this worker's to end, and no worker would.
+        pool = held + [claim for claim in self.past[-8:] if claim not in others]
         if not pool:
             return
         claims = choice.draw(

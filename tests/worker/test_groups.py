@@ -145,6 +145,7 @@ def test_what_becomes_of_the_callback_when_a_member_is_dead(started, shared, on_
 
     group = Group(range(3), task="n", then=Link(None, task="then", on_dead=on_dead)).send(worker)
 
+    until(lambda: worker.counts().by_state[State.DEAD] == 1)
     until(lambda: group.state is state and group.progress.done == (2 if on_dead == "wait" else 3))
     if on_dead == "run":
         assert result(group) == [0, None, 2]

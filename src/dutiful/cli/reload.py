@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dutiful.cli import codes
+from dutiful.cli.logs import log
 
 DEBOUNCE_MS = 300  # editors write a file in several steps
 
@@ -28,7 +29,7 @@ def watch(folders: Sequence[Path], changed: Callable[[str], None]) -> Callable[[
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # "1 change detected": we say which
     ended = threading.Event()
 
-    def look() -> None:
+    def follow(*, force_polling: bool | None) -> None:
         changes = watchfiles.watch(
             *folders,
             watch_filter=watchfiles.PythonFilter(),
@@ -36,9 +37,17 @@ def watch(folders: Sequence[Path], changed: Callable[[str], None]) -> Callable[[
             debounce=DEBOUNCE_MS,
             rust_timeout=500,
             raise_interrupt=False,
+            force_polling=force_polling,
         )
         for change in changes:
             changed(min(path for _, path in change))
+
+    def look() -> None:
+        try:
+            follow(force_polling=None)
+        except (RuntimeError, OSError) as error:  # its own error is a RuntimeError: the kernel gives no watch
+            log.warning("looking for changes every 0.3 s, as the system does not tell of them: %s", error)
+            follow(force_polling=True)
 
     thread = threading.Thread(target=look, name="dutiful-cli-reload", daemon=True)
     thread.start()
