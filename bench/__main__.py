@@ -13,6 +13,7 @@ from bench import table
 ALL = (
     "end_to_end",
     "single",
+    "log_room",
     "drain",
     "latency",
     "rescue",

@@ -94,6 +94,8 @@ class Sending:
             raise ConfigError(_unknown(options))
         task, queue, delay = options.get("task"), options.get("queue"), options.get("delay")
         self.task = None if task is None else self._registry.resolve_task(task)
+        if task is not None and len(options) == 1:  # as most are
+            return
         self.queue = None if queue is None else check_name(queue, "queue")
         self.delay_s = _delay_s(delay)
         self.run_at = _instant(options.get("run_at"))

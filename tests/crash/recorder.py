@@ -9,7 +9,8 @@ writes. A call of one thread can span others' lines; an event therefore has a `b
 (line numbers), and whoever replays it decides what had surely happened.
 
 The `-shm` file is not recorded: it is mapped memory, and SQLite rebuilds it. Reads are not either.
-What we could not replay (`write` or `pwritev` on a database file) is refused, not ignored.
+What we could not replay (`pwritev` on a database file, `write` on one that was not opened to be appended to)
+is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ class Write(Event):
 
     name: str
     offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Append(Event):
+    """Bytes put at the end of the file, wherever that was."""
+
+    name: str
     data: bytes
 
 
@@ -190,7 +199,27 @@ def events(traced: Iterable[Call], *, db: Path, marks: Path) -> Iterator[Event]:
     """Translate the calls that succeeded, or may have, and concern the database or the marks."""
     places = _Places(db, marks)
     found = (event for call in traced for event in places.events(call))
-    yield from sorted(found, key=lambda event: event.begin)
+    yield from _placed(sorted(found, key=lambda event: event.begin))
+
+
+def _placed(found: Iterable[Event]) -> Iterator[Event]:
+    """Say where in the file an append went."""
+    sizes: dict[str, int] = {}
+    for event in found:
+        match event:
+            case Append(begin, end, name, data):
+                yield Write(begin, end, name, sizes.get(name, 0), data)
+                sizes[name] = sizes.get(name, 0) + len(data)
+                continue
+            case Write(name=name, offset=offset, data=data):
+                sizes[name] = max(sizes.get(name, 0), offset + len(data))
+            case Truncate(name=name, size=size):
+                sizes[name] = size
+            case Unlink(name=name):
+                sizes.pop(name, None)
+            case Rename(name=name, new_name=new_name):
+                sizes[new_name] = sizes.pop(name, 0)
+        yield event
 
 
 class _Places:
@@ -201,6 +230,7 @@ class _Places:
         self._names = {str(db) + suffix: db.name + suffix for suffix in ("", "-wal", "-journal")}
         self._names[str(db.parent)] = ""
         self._marks = str(marks.resolve())
+        self._appended: set[str] = set()  # what was opened to be appended to
 
     def events(self, call: Call) -> Iterator[Event]:
         """Return the event of one call, if it is one."""
@@ -229,8 +259,12 @@ class _Places:
 
     def _write(self, call: Call) -> Iterator[Event]:
         path, text, cut = _fields(WRITE, call)
-        if _text(path) in self._names:
-            raise RecordingFailed("write() on a database file: this SQLite does not use pwrite64")
+        if (name := self._names.get(_text(path))) is not None:
+            if _text(path) not in self._appended:
+                raise RecordingFailed("write() on a database file: this SQLite does not use pwrite64")
+            data = _bytes(text, cut)
+            length = len(data) if call.result is None else call.result
+            yield Append(call.begin, call.end, name, data[:length])
         if _text(path) == self._marks:
             for line in _bytes(text, cut).decode().splitlines():
                 yield Mark(call.begin, call.end, line)
@@ -246,6 +280,8 @@ class _Places:
             yield Sync(call.begin, call.end, name)
 
     def _open(self, call: Call) -> Iterator[Event]:
+        if "O_APPEND" in call.args and call.result_path:
+            self._appended.add(call.result_path)
         if "O_CREAT" not in call.args and call.name != "creat":
             return
         name = self._names.get(call.result_path or "")

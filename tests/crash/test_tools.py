@@ -162,3 +162,29 @@ def test_books_notice_a_lost_and_a_doubled_job(tmp_path: Path) -> None:
     found = books.problems()
 
     assert [line.split(":")[0] for line in found] == ["lost", "doubled"]
+
+
+APPENDING = """
+import os, sys
+wal = os.open(sys.argv[1] + "-wal", os.O_RDWR | os.O_CREAT, 0o600)
+end = os.open(sys.argv[1] + "-wal", os.O_WRONLY | os.O_APPEND)
+os.pwrite(wal, b"a" * 100, 0)
+os.write(end, bytes(50))
+os.pwrite(wal, b"b" * 20, 100)
+os.ftruncate(wal, 110)
+os.write(end, bytes(5))
+os.fdatasync(wal)
+"""
+
+
+def test_what_was_appended_is_replayed_where_it_went(tmp_path: Path) -> None:
+    """The store makes room at the end of its log so."""
+    argv = [sys.executable, "-c", APPENDING, str(tmp_path / "x.db")]
+    events = recorder.record(
+        argv, db=tmp_path / "x.db", marks=tmp_path / "marks", trace=tmp_path / "trace", timeout_s=60
+    )
+    disk = images.Disk(events)
+
+    image = images.Case("1", disk.last, "all").image(disk)
+
+    assert image["x.db-wal"] == (tmp_path / "x.db-wal").read_bytes() == b"a" * 100 + b"b" * 10 + bytes(5)

@@ -245,11 +245,16 @@ class Committer:
                     raise _unexpected(self._store, error) from error
         self._pass_on()
         if outcome.left_pending and not outcome.has_rung:
-            with contextlib.suppress(StoreError, OSError):  # it is stored; the backstop wakes them
-                self._store.ring()
+            self._ring()
         if outcome.found:
             raise_duplicates(drafts, outcome.found, outcome.stored)
         return outcome.stored
+
+    def _ring(self) -> None:
+        try:
+            self._store.ring()
+        except (StoreError, OSError):
+            return  # it is stored; the backstop wakes them
 
     @staticmethod
     def _check_not_interrupting() -> None:

@@ -167,17 +167,17 @@ class Outcome(Struct):
     """
 
     committed: bool = False
-    late: list[tuple[JobId, int]] = field(default_factory=list[tuple[JobId, int]])
-    claims: list[Claim] = field(default_factory=list[Claim])
-    stored: list[range] = field(default_factory=list[range])
-    unknown: set[str] = field(default_factory=set[str])  # tasks that were met and are not in `known`
+    late: list[tuple[JobId, int]] = []
+    claims: list[Claim] = []
+    stored: list[range] = []
+    unknown: set[str] = set()  # tasks that were met and are not in `known`
     drained: bool = False  # nothing due that is known was left waiting in the queues of `take`
     left_pending: bool = False  # new jobs that are due at once were left for a claim
     has_rung: bool = False  # the step has told other processes already, so `ring` need not
     next_delay_s: float | None = None  # of the new jobs that are not due yet, the soonest
     left_ends: bool = False  # so many wait for a job that has ended that the rest is told later (clockwork)
     # The drafts of which a job was there already (Unique), or whose group takes no more.
-    found: set[int] = field(default_factory=set[int])
+    found: set[int] = set()
     turns: Turns | None = None  # those of `take`, as they are after it
     aged: int = 0  # how many were taken because they are old
 

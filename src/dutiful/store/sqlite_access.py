@@ -21,6 +21,7 @@ from dutiful.store.clock import Clock, StepDetector
 from dutiful.store.contract import Outcome
 from dutiful.store.fork import ForkGuard
 from dutiful.store.liveness import FileLock, Folder
+from dutiful.store.log_room import LogRoom
 from dutiful.store.sqlite_file import (
     FileIdentity,
     check_there,
@@ -87,6 +88,7 @@ class Access:
         self._let_go = let_go
         self._fork = ForkGuard(self._after_fork)
         self._log_bytes = 0
+        self._room: LogRoom | None = None
         self._is_broken = False  # after an I/O error, until fresh connections are open
         self._seen = 0
 
@@ -141,6 +143,9 @@ class Access:
         if not self.in_memory:
             self.reader.text_factory = _readable
             self._identity = FileIdentity(self.path)
+            self._close_room()
+            if self._durability == "full":  # else nobody waits for a sync
+                self._room = LogRoom(self.path.with_name(self.path.name + "-wal"), CHECKPOINT_BYTES)
         self.resets += 1
         self._log_bytes = 0
         self._seen = self.version()
@@ -170,11 +175,18 @@ class Access:
 
     def _close_connections(self) -> None:
         self.is_open = False  # first: whatever interrupts what follows, the next open begins anew
+        self._close_room()
         self.reader.close()
         self.db.close()
 
+    def _close_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.close()
+
     def _after_fork(self) -> None:
         if self.is_open:
+            self._close_room()
             self._let_go()
             self._fork.immortalize(self.db, self.reader)
             self._close_lock()
@@ -275,6 +287,8 @@ class Access:
             self._identity.check()
         if outcome is not None:
             outcome.committed = True
+        if self._room is not None:  # under our threads' lock: nobody closes it meanwhile
+            self._room.make()
 
     def _roll_back(self, error: BaseException, outcome: Outcome | None, *, committing: bool) -> None:
         """Undo what is not committed; find out what is. A driver's error is raised as ours."""

@@ -1,7 +1,6 @@
 """One step on a SQLite store (see Store.exchange), by the shortest way that fits it."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from dutiful.errors import StoreError
 from dutiful.job import JobId, State
@@ -115,8 +114,10 @@ class Exchange:
             self._in_parts_or_late(work, drafting.cleared(outcome))
         except sqlite_step.LateAck:
             self._carefully(work, outcome)
-        with suppress(StoreError, OSError):  # the step is committed: a checkpoint can wait
+        try:
             self._access.logged(_log_bytes(work, outcome))
+        except (StoreError, OSError):
+            return  # the step is committed: a checkpoint can wait
 
     def _in_parts_or_late(self, work: Work, outcome: Outcome) -> None:
         try:
@@ -133,6 +134,9 @@ class Exchange:
     def _is_simple(self, work: Work) -> bool:
         if work.acks or work.buffer is not None or (work.take is not None and work.take.look):
             return False
+        if len(work.drafts) == 1 and not work.completed:  # a send alone: no time to lose
+            draft = work.drafts[0]
+            return drafting.is_plain(draft) and self._ids.has(len(draft.payloads))
         if not all(map(drafting.is_plain, work.drafts)):
             return False
         if any(not drafting.alike(draft, work.drafts[0]) for draft in work.drafts[1:]):
@@ -290,4 +294,6 @@ def _log_bytes(work: Work, outcome: Outcome) -> int:
     else:
         size = 0
     size += _COMMIT_BYTES + _ROW_BYTES * (len(work.completed) + len(work.acks))
-    return size + sum(sum(map(len, d.payloads)) + _ROW_BYTES * len(d.payloads) for d in work.drafts)
+    for draft in work.drafts:
+        size += sum(map(len, draft.payloads)) + _ROW_BYTES * len(draft.payloads)
+    return size
