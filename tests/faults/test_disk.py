@@ -77,7 +77,7 @@ def test_a_full_disk_at_the_finish_forgets_no_success(small: Path) -> None:
     """A handler has ended well and the disk is full: its result is stored later, and it is not run again."""
     running, go_on, runs = threading.Event(), threading.Event(), []
 
-    def work(payload: dict[str, int]) -> int:
+    def work(payload: dict[str, Any]) -> int:
         runs.append(payload["n"])
         running.set()
         go_on.wait(30)

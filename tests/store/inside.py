@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from sqlite3 import Connection
@@ -52,3 +53,5 @@ def die(store: SqliteStore, owner: int) -> None:
     here = store._workers._here.pop(owner)
     here.life.abandon()
     here.bell.close()
+    if here.changes is not None:
+        os.close(here.changes)

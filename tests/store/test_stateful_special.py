@@ -123,11 +123,11 @@ class SpecialMachine(RuleBasedStateMachine):
 
     def _may_begin(self, claim: Claim, before: dict[int, State], with_it: set[int]) -> None:
         asked = self.asked[claim.id]
-        for parent in asked.after:
+        for parent in asked.after if claim.id not in self.by_hand else ():  # by hand: with what there is
             done = self.ended if asked.on_dead == "run" else self.completed
             assert parent in done or parent not in before, f"{claim.id} began before {parent}"
         if asked.key is not None and not SKIPS[asked.key] and claim.id not in self.by_hand:
-            earlier = [
+            earlier = [  # ids of jobs with a key rise as they are sent
                 job_id
                 for job_id, state in before.items()
                 if job_id < claim.id and self.asked[job_id].key == asked.key
@@ -235,9 +235,8 @@ class SpecialMachine(RuleBasedStateMachine):
     def _wait_in_vain(self, states: dict[int, State]) -> set[int]:
         """Return those that wait for one that never completes, or for one that waits in vain."""
         vain: set[int] = set()
-        for job_id in sorted(states):  # whoever waits came later
-            asked = self.asked[job_id]
-            if states[job_id] in FINISHED:
+        for job_id, asked in self.asked.items():  # in the order sent: whoever waits came later
+            if states.get(job_id, State.COMPLETED) in FINISHED:
                 continue
             never = {parent for parent in asked.after if parent not in self.completed}
             if asked.on_dead == "wait" and any(states.get(parent) in FINISHED for parent in never):

@@ -55,6 +55,16 @@ def is_plain(draft: Draft) -> bool:
     return draft.special is None and draft.only_if is None
 
 
+def has_key(drafts: Sequence[Draft]) -> bool:
+    """
+    Return whether any of them has a key, whose jobs run in the order of their ids.
+
+    Then the ids have to be the newest: those that a process has at hand are older than others', who may have
+    sent before.
+    """
+    return any(draft.special is not None and draft.special.key is not None for draft in drafts)
+
+
 def ranges(drafts: Sequence[Draft], first: JobId) -> list[range]:
     """Return the ids of each draft, if they are given in a row."""
     ranges: list[range] = []

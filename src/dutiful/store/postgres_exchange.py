@@ -65,14 +65,18 @@ class Ids:
             self._ready = self._ready[count:]
             return first
 
-    def _reserve(self, block: int, db: Connection | None) -> JobId:
+    def take_newest(self, count: int, db: Connection) -> JobId:
+        """Return the first of `count` ids that are higher than all that anybody has given until now."""
+        return self._reserve(count, db, at_hand=False)
+
+    def _reserve(self, count: int, db: Connection | None, *, at_hand: bool = True) -> JobId:
         if self._access.is_pooled:  # a transaction of ours, whatever the role's level of isolation
             with self._access.writing() as other:
-                return postgres_step.reserve_ids(other, block)
+                return postgres_step.reserve_ids(other, count, at_hand=at_hand)
         if db is not None:
-            return postgres_step.reserve_ids(db, block)
+            return postgres_step.reserve_ids(db, count, at_hand=at_hand)
         with self._access.looking() as other:
-            return postgres_step.reserve_ids(other, block)
+            return postgres_step.reserve_ids(other, count, at_hand=at_hand)
 
     def give_back(self, ids: range) -> None:
         """Take back ids that were not used after all, if none has been given since."""
@@ -117,7 +121,8 @@ class Exchange:
         """Take the ids, of which the first and the number is returned; and do it if one statement can."""
         count = sum(len(draft.payloads) for draft in work.drafts)
         with self._access.translating(), self._access.borrowed() as db:
-            first = self.ids.take(count, db)
+            take = self.ids.take_newest if drafting.has_key(work.drafts) else self.ids.take
+            first = take(count, db)
             if self._is_simple(work):
                 with contextlib.suppress(_Followed):
                     self._fused(db, work, outcome, first)

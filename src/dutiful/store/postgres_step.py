@@ -301,8 +301,12 @@ UPDATE dutiful.meta
  WHERE key = 'next_id'
 RETURNING value::bigint
 """
-# Whatever the durability: a crash that forgot it would give ids again that we still have at hand.
-_RESERVE = f"{TAKE_IDS}, set_config('synchronous_commit', 'on', true)"
+# Whatever the durability: a crash that forgot it would give ids again that we still have at hand. Those of
+# jobs that are stored right behind it are not waited for: it is on disk before them, in one log.
+_RESERVE = {
+    at_hand: f"{TAKE_IDS}, set_config('synchronous_commit', '{'on' if at_hand else 'off'}', true)"
+    for at_hand in (True, False)
+}
 
 
 def insert(db: Connection, first: JobId, draft: Draft, handed: int = 0, owner: int | None = None) -> None:
@@ -325,9 +329,9 @@ def insert_values(first: JobId, draft: Draft, handed: int = 0, owner: int | None
     }
 
 
-def reserve_ids(db: Connection, count: int) -> JobId:
-    """Take `count` ids for good, in a transaction of their own; return the first."""
-    return int(db.one(_RESERVE, (count,))[0]) - count
+def reserve_ids(db: Connection, count: int, *, at_hand: bool) -> JobId:
+    """Take `count` ids for good, in a transaction of their own; return the first. `at_hand`: for later."""
+    return int(db.one(_RESERVE[at_hand], (count,))[0]) - count
 
 
 def claims_of(first: JobId, draft: Draft, handed: int, now: int) -> list[Claim]:

@@ -50,6 +50,10 @@ class Ids:
         self._block = min(max(2 * block, 2 * self._block), _IDS_AT_ONCE_MAX)
         return first
 
+    def take_newest(self, count: int) -> JobId:
+        """Inside a transaction: return the first of `count` ids that are higher than all given until now."""
+        return sqlite_step.reserve_ids(self._access.db, count)
+
     def begin(self) -> None:
         """A transaction begins: what an earlier one reserved and did not commit is not ours."""
         self._coming = None
@@ -247,7 +251,8 @@ class Exchange:
     def _store(self, work: Work, outcome: Outcome, now: int, room: int | None) -> None:
         drafts = work.drafts if room is None else drafting.fitting(work, room)
         drafts = drafting.standing(drafts, outcome.late)
-        first = self._ids.take(sum(len(draft.payloads) for draft in drafts))
+        take = self._ids.take_newest if drafting.has_key(drafts) else self._ids.take
+        first = take(sum(len(draft.payloads) for draft in drafts))
         outcome.stored = drafting.ranges(drafts, first)
         if any(draft.special is not None for draft in drafts):
             self._store_special(drafts, outcome, now)

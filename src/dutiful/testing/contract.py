@@ -25,7 +25,7 @@ from dutiful.testing.drafts import DraftContract, DurableDrafts, UsersTransactio
 from dutiful.testing.jobs import JobContract
 from dutiful.testing.payloads import PayloadContract
 from dutiful.testing.periodic import DurableSchedules
-from dutiful.testing.special import SpecialContract
+from dutiful.testing.special import DurableKeys, SpecialContract
 from dutiful.testing.steps import DurableSteps, StepContract
 from dutiful.testing.turns import TurnContract
 from dutiful.testing.workers import DoorbellContract, DurableWorkers, WorkerContract
@@ -45,5 +45,5 @@ class StoreContract(
     """The one suite for every store, ours or a stranger's."""
 
 
-class DurableContract(DurableSteps, DurableDrafts, DurableWorkers, DurableSchedules):
+class DurableContract(DurableSteps, DurableDrafts, DurableWorkers, DurableSchedules, DurableKeys):
     """For a store whose jobs outlive its process, and that several processes share."""

@@ -9,7 +9,7 @@ from dutiful.store.special import clockwork
 from dutiful.testing.groups import ChainContract, GroupContract
 from dutiful.testing.once import OnceContract
 from dutiful.testing.periodic import PauseContract, ScheduleContract
-from dutiful.testing.tools import TASK, Hooks, ack, draft, ids_of, one, put, state_of, step, take
+from dutiful.testing.tools import TASK, Doors, Hooks, ack, draft, ids_of, one, put, state_of, step, take
 
 UNFINISHED = (State.PENDING, State.BLOCKED, State.RUNNING)
 WAITING = (State.PENDING, State.BLOCKED)
@@ -420,3 +420,27 @@ class SpecialContract(
     PauseContract,
 ):
     """For a store that speaks SQL (see `contract.Sql`): it inherits all that special jobs ask for."""
+
+
+class DurableKeys(Doors):
+    """Keys, when several processes send."""
+
+    def test_the_order_of_a_key_is_that_of_all_senders(self, store: Store) -> None:
+        """Two processes send in turn, each with ids at hand from before."""
+        other = self.another(store)
+        sent: list[JobId] = []
+        try:
+            for door in (store, other):
+                for _ in range(5):  # so that it takes some more ids than it needs
+                    put(door, draft(queue="elsewhere"))
+            for turn in range(6):
+                sent += put((other, store)[turn % 2], draft(special=keyed()))
+        finally:
+            other.close()
+        owner = joined(store)
+        ran: list[JobId] = []
+        while claims := take(store, owner):
+            ran += ids_of(claims)
+            step(store, acks=[ack(claim) for claim in claims])
+
+        assert ran == sent
