@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
-from dutiful.context import Context, Desk, Transaction
+from dutiful.context import Block, Context, Desk, Transaction, check_not_inside
 from dutiful.errors import ConfigError, LeaseLost
 from dutiful.job import Claim
 
@@ -129,7 +129,9 @@ class BatchContext:
         """
         for job in self.jobs:
             job.about_to_complete()
-        return self._desk.open(own)
+        first = self.jobs[0]  # by its id messages name the batch
+        check_not_inside(first)
+        return self._desk.open(own) if own is not None else Block(first, self._desk.open(None))
 
     def stop_soon(self) -> None:
         """Ask the handler to stop; called by the worker."""

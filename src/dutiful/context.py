@@ -52,7 +52,7 @@ class Block:
         self._block = block
 
     def __enter__(self) -> Any:
-        _check_not_inside(self._ctx)
+        check_not_inside(self._ctx)
         connection = self._block.__enter__()
         self._ctx.is_inside = True
         return connection
@@ -235,7 +235,7 @@ class Context:
                 db.execute("UPDATE account SET paid = paid + ? WHERE id = ?", (job.amount, job.account))
         """
         self.about_to_complete()
-        _check_not_inside(self)
+        check_not_inside(self)
         return self._desk.open(own) if own is not None else Block(self, self._desk.open(None))
 
     # --- steps ------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ class Context:
         self._signal.set()
 
 
-def _check_not_inside(ctx: Context) -> None:
+def check_not_inside(ctx: Context) -> None:
     if ctx.is_inside:
         raise ConfigError(
             f"job {ctx.id} is inside of ctx.transaction() already; the inner one was not opened. "

@@ -357,6 +357,25 @@ def test_a_transaction_completes_all_of_a_batch_or_none(started, shared, fails):
             assert sorted(look.rows("SELECT n FROM seen")) == [(0,), (1,), (2,)]
 
 
+@pytest.mark.parametrize("misuse", ["awaited", "nested"])
+def test_a_transaction_of_a_batch_that_is_misused_says_how(started, shared, misuse):
+    worker = started(shared, retry=Retry(max_attempts=1))
+
+    @worker.handler("t", batch=2, wait=LONG_S)
+    async def handle(numbers: list, ctx: BatchContext) -> None:
+        if misuse == "awaited":
+            async with ctx.transaction():  # type: ignore[attr-defined]
+                pass
+        with ctx.transaction():
+            ctx.transaction()
+
+    job, _other = worker.send_many(range(2), task="t")
+
+    assert finished(job).state is State.DEAD
+    assert job.errors[0].type == "ConfigError"
+    assert ("Use `with`" if misuse == "awaited" else "the inner one was not opened") in job.errors[0].message
+
+
 # --- being stopped --------------------------------------------------------------------------------
 
 
