@@ -59,7 +59,7 @@ SELECT pg_backend_pid(), current_setting('server_encoding'),
 """
 # How new a program must be to work with the tables. A migration may raise it while we are connected.
 _MIN_CODE = "SELECT value::integer FROM dutiful.meta WHERE key = 'schema_min_code'"
-_MIN_CODE_EVERY_S = 10.0
+_MIN_CODE_EVERY_S = 20.0
 
 
 class Access:

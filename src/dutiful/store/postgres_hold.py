@@ -209,7 +209,7 @@ class Hold:
                 )
             self._contact_at = began_at
         # Not in step with others: all of them asking at once would make a crowd.
-        self._pulse_at = began_at + postgres_pulse.PULSE_S * random.uniform(0.95, 1.0)  # noqa: S311
+        self._pulse_at = began_at + postgres_pulse.PULSE_S * random.uniform(0.96, 1.04)  # noqa: S311
         self._take(heard)
         if began_at >= self._orphans_at:
             orphans = postgres_worker_rows.orphan_owners(db)
