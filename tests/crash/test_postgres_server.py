@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 import pytest
@@ -260,3 +261,18 @@ def test_ids_that_a_crash_has_forgotten_are_not_given_twice(forgetful: Server) -
     assert len(set(ids)) == 40
     client.stop()
     other.stop()
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+def test_the_id_of_a_job_with_a_key_is_not_given_twice(
+    forgetful: Server, durability: Literal["full", "normal"]
+) -> None:
+    """With "normal" a crash may lose the job, but never gives its id, which its sender has, to another."""
+    client = Worker(forgetful.url(), durability=durability)
+    first = client.send(1, task="work", key="k").id
+
+    kill_and_start(forgetful)
+
+    assert first not in [client.send(2, task="work", key="k").id for _ in range(3)]
+    assert len(client.jobs()) == (4 if durability == "full" else 3)
+    client.stop()

@@ -243,6 +243,18 @@ def test_a_store_that_could_not_be_reopened_is_reopened_by_the_next_send(
     assert _numbers(tmp_path / "jobs.db") == [1, 3]
 
 
+def test_after_an_error_what_had_failed_is_written_over(tmp_path: Path) -> None:
+    """Else the frames of a refused commit lie at the end of the log, and a crash brings them to life."""
+    with Worker(tmp_path / "jobs.db") as worker, closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
+        worker.send({"n": 1}, task="work")
+        before = other.execute("PRAGMA data_version").fetchone()
+
+        vars(worker)["_store"]._access._after_io_error()
+
+        assert other.execute("PRAGMA data_version").fetchone() != before
+        assert worker.send({"n": 2}, task="work").id > 1
+
+
 @needs_mount
 def test_a_read_only_disk_is_refused_at_start_with_path_and_reason(small: Path) -> None:
     """At the start, not at the first send; with and without a database there."""

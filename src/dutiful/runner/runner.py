@@ -46,7 +46,7 @@ from dutiful.store.special.schedules import Declared
 
 HEARTBEAT_S = 10.0
 TIDY_S = 30.0
-TEND_S = 6.0
+TEND_S = 5.0
 AGE_LOOK_S = 1.0  # how often to look, while more is due than there is room for, who has waited long
 IDLE_PAUSE_S = 30.0  # with nothing due the loop still looks now and then; it is woken long before
 BUSY_PAUSE_S = 0.25  # all slots are taken: the loop is woken as soon as that changes

@@ -65,6 +65,11 @@ def has_key(drafts: Sequence[Draft]) -> bool:
     return any(draft.special is not None and draft.special.key is not None for draft in drafts)
 
 
+def count(drafts: Sequence[Draft]) -> int:
+    """Return how many jobs they are."""
+    return sum(len(draft.payloads) for draft in drafts)
+
+
 def ranges(drafts: Sequence[Draft], first: JobId) -> list[range]:
     """Return the ids of each draft, if they are given in a row."""
     ranges: list[range] = []

@@ -10,6 +10,7 @@ They are appended (O_APPEND), at whatever is the end at that instant: no frame c
 writes one meanwhile, and no lock is needed.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class LogRoom:
         self._log = log
         self._bytes_max = bytes_max
         self._fd: int | None = None
-        self._seen = 0
+        self._seen: int | None = None
 
     def make(self) -> None:
         """After a commit: make room if it has made the log longer. If it cannot be, the next goes without."""
@@ -38,8 +39,9 @@ class LogRoom:
             fd = self._opened() if self._fd is None else self._fd
             # Not fstat: who has asked for a file's times makes the kernel write them at the next change.
             size = os.lseek(fd, 0, os.SEEK_END)
-            grown, self._seen = size - self._seen, size
-            # After a large commit the file system's part is small, and the zeros would be written twice.
+            grown, self._seen = 0 if self._seen is None else size - self._seen, size
+            # Not after the first commit, which may be the only one. After a large one the file system's part
+            # is small, and the zeros would be written twice.
             if 0 < grown <= _FIRST_BYTES and size < self._bytes_max:
                 self._seen += os.write(fd, _ZEROS[: min(max(size, _FIRST_BYTES), _MOST_BYTES)])
         except OSError:  # a full disk, for one: what SQLite itself writes says so
@@ -53,4 +55,5 @@ class LogRoom:
         """Let go of the file."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # it is given back all the same
+                os.close(fd)

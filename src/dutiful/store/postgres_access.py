@@ -104,7 +104,7 @@ class Access:
         self._asked_at = 0.0
         self._parameters = parameters(url)
         self.label = _label(self._parameters, schema)
-        self._durability = durability
+        self.is_durable = durability == "full"
         self._worker = worker
         self._opening = threading.Lock()
         self._idle: list[Connection] = []
@@ -262,7 +262,7 @@ class Access:
 
     def _session(self) -> list[tuple[str, str]]:
         return [
-            ("synchronous_commit", "on" if self._durability == "full" else "off"),
+            ("synchronous_commit", "on" if self.is_durable else "off"),
             ("lock_timeout", str(round(self.busy_s * 1000))),
             ("default_transaction_isolation", "read committed"),
             ("default_transaction_read_only", "off"),
@@ -425,7 +425,7 @@ class Access:
         db.began_at = time.monotonic()
         db.run(sql)
         if db.prepare_threshold is None:
-            _set(db, [("synchronous_commit", "on" if self._durability == "full" else "off")], local=True)
+            _set(db, [("synchronous_commit", "on" if self.is_durable else "off")], local=True)
 
     def commit(
         self, db: Connection, xid: str | None, outcome: Outcome | None, by: Callable[[], object]

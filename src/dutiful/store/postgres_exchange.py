@@ -67,7 +67,8 @@ class Ids:
 
     def take_newest(self, count: int, db: Connection) -> JobId:
         """Return the first of `count` ids that are higher than all that anybody has given until now."""
-        return self._reserve(count, db, at_hand=False)
+        # Right before the transaction, on its connection: a server that forgets them forgets the jobs too.
+        return self._reserve(count, db, at_hand=not self._access.is_durable)
 
     def _reserve(self, count: int, db: Connection | None, *, at_hand: bool = True) -> JobId:
         if self._access.is_pooled:  # a transaction of ours, whatever the role's level of isolation
@@ -118,11 +119,10 @@ class Exchange:
         drafting.after_commit(work, outcome)
 
     def _begun(self, work: Work, outcome: Outcome) -> tuple[JobId, int]:
-        """Take the ids, of which the first and the number is returned; and do it if one statement can."""
-        count = sum(len(draft.payloads) for draft in work.drafts)
+        """Take ids that are at hand; return the first and the number. And do it, if one statement can."""
+        count = 0 if drafting.has_key(work.drafts) else drafting.count(work.drafts)
         with self._access.translating(), self._access.borrowed() as db:
-            take = self.ids.take_newest if drafting.has_key(work.drafts) else self.ids.take
-            first = take(count, db)
+            first = self.ids.take(count, db)
             if self._is_simple(work):
                 with contextlib.suppress(_Followed):
                     self._fused(db, work, outcome, first)
@@ -130,8 +130,13 @@ class Exchange:
 
     def _whole(self, work: Work, outcome: Outcome, first: JobId) -> None:
         drafting.cleared(outcome)
+        newest: JobId | None = first
         with self._access.translating(), self._access.borrowed() as db:
-            self._in_parts(db, work, outcome, first)
+            if drafting.has_key(work.drafts):
+                # With a bound on unfinished jobs only for those that fit: their senders come again and again.
+                bound = work.buffer is not None
+                newest = None if bound else self.ids.take_newest(drafting.count(work.drafts), db)
+            self._in_parts(db, work, outcome, newest)
 
     # --- by one statement ------------------------------------------------------------------------
 
@@ -186,7 +191,7 @@ class Exchange:
 
     # --- by several, in two trips -------------------------------------------------------------------
 
-    def _in_parts(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> None:
+    def _in_parts(self, db: Connection, work: Work, outcome: Outcome, first: JobId | None) -> None:
         wish = work.take if work.take is not None and work.take.look else None
         claiming = None if wish is None else _Claiming(db, wish, outcome)
         storing = _Storing(db, work, outcome, first)
@@ -266,7 +271,7 @@ class Exchange:
 class _Storing:
     """The new jobs of a step, and how many of them go to a handler at once."""
 
-    def __init__(self, db: Connection, work: Work, outcome: Outcome, first: JobId) -> None:
+    def __init__(self, db: Connection, work: Work, outcome: Outcome, first: JobId | None) -> None:
         self._db = db
         self._wish = work.take
         self._outcome = outcome
@@ -278,10 +283,13 @@ class _Storing:
         """Store them, most urgent first, as claimed as far as there is room."""
         self.is_done = True
         outcome = self._outcome
-        outcome.stored = drafting.ranges(drafts, self._first)
+        start = self._first
+        if start is None:  # by now it is known how many there are
+            start = postgres_step.take_ids_within(self._db, drafting.count(drafts))
+        outcome.stored = drafting.ranges(drafts, start)
         room = self._room()
         filled = drafting.merged([draft for draft in drafts if draft.payloads])
-        for first, draft in drafting.in_order(filled, self._first):
+        for first, draft in drafting.in_order(filled, start):
             if draft.special is not None:
                 continue
             wish, handed = self._wish, 0

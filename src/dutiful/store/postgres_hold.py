@@ -209,7 +209,7 @@ class Hold:
                 )
             self._contact_at = began_at
         # Not in step with others: all of them asking at once would make a crowd.
-        self._pulse_at = began_at + postgres_pulse.PULSE_S * random.uniform(0.96, 1.04)  # noqa: S311
+        self._pulse_at = began_at + postgres_pulse.PULSE_S * random.uniform(0.97, 1.0)  # noqa: S311
         self._take(heard)
         if began_at >= self._orphans_at:
             orphans = postgres_worker_rows.orphan_owners(db)
@@ -224,7 +224,7 @@ class Hold:
             self.bell.ring()
         self._has_dead, self._has_cancelled = has_dead, heard.has_cancelled
         # What falls due before the next pulse is told of when it does.
-        if heard.due_s is not None and heard.due_s < postgres_pulse.PULSE_S:
+        if heard.due_s is not None and time.monotonic() + heard.due_s < self._pulse_at:
             self._due_at = time.monotonic() + heard.due_s
 
     # --- connecting --------------------------------------------------------------------------------------

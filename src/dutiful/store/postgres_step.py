@@ -329,6 +329,11 @@ def insert_values(first: JobId, draft: Draft, handed: int = 0, owner: int | None
     }
 
 
+def take_ids_within(db: Connection, count: int) -> JobId:
+    """Take `count` ids in the transaction that uses them; return the first."""
+    return int(db.one(TAKE_IDS, (count,))[0]) - count
+
+
 def reserve_ids(db: Connection, count: int, *, at_hand: bool) -> JobId:
     """Take `count` ids for good, in a transaction of their own; return the first. `at_hand`: for later."""
     return int(db.one(_RESERVE[at_hand], (count,))[0]) - count

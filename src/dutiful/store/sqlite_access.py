@@ -327,7 +327,8 @@ class Access:
             self.reader.close()
             self.db.close()
             self._connect()
-            self.db.execute("UPDATE dutiful_meta SET value = value WHERE key = 'next_id'")
+            # Another value, or nothing would be written.
+            self.db.execute("UPDATE dutiful_meta SET value = value + 1 WHERE key = 'next_id'")
         self._is_broken = False
 
     def follow_clock(self) -> None:
