@@ -31,8 +31,10 @@ def shared(request: pytest.FixtureRequest, path: Path) -> str:
 
 
 @pytest.fixture
-def make(path: Path) -> Iterator[Callable[..., Worker]]:
+def make(path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker]]:
     """Make a worker: on the file, if no store is given."""
+    for database in {"shared", "database_url"} & set(request.fixturenames):
+        request.getfixturevalue(database)  # first, so that it goes last: after the workers have stopped
     made: list[Worker] = []
 
     def make(store: Any = path, **options: Any) -> Worker:
