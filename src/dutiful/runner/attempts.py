@@ -50,7 +50,7 @@ class Attempts:
         look_by: Asks for `look_at_timeouts` to be called by a time (monotonic seconds).
         stuck: Told of an attempt whose thread did not end in time.
         suspect_over: Called when an attempt at a job that has crashed before has ended.
-        nudge: Has the worker look whether something is due.
+        transacted: Called when a handler's own transaction has completed its jobs.
         draft: From a payload and the options of `send` to the job to store.
         around: The middleware, if there is any: then jobs are run with `run_around`.
         batches: Where the jobs of a batch are when its turn has come.
@@ -69,7 +69,7 @@ class Attempts:
         look_by: Callable[[float], None],
         stuck: Callable[[Attempt], None],
         suspect_over: Callable[[Claim], None],
-        nudge: Callable[[], None],
+        transacted: Callable[[], None],
         draft: Callable[[object, Mapping[str, Any]], Draft],
         around: Around | None,
         batches: Batches,
@@ -84,7 +84,7 @@ class Attempts:
         self._look_by = look_by
         self._stuck = stuck
         self._suspect_over = suspect_over
-        self._nudge = nudge
+        self._transacted = transacted
         self._draft = draft
         self._around = around
         self._batches = batches
@@ -506,7 +506,7 @@ class Attempts:
         attempt.has_completed()
         for claim in attempt.claims:
             self._committer.told(claim.id)
-        self._nudge()  # it may have sent jobs in that transaction
+        self._transacted()
 
     def _event_loop(self) -> "Coroutines":
         with self._making:

@@ -99,7 +99,7 @@ class Runner:
             look_by=self._look_by,
             stuck=self._stuck,
             suspect_over=self._suspect_over,
-            nudge=self.nudge,
+            transacted=self._transacted,
             draft=draft,
             around=Around(middleware) if middleware else None,
             batches=self._batches,
@@ -302,6 +302,8 @@ class Runner:
             self._upkeep.call(self._tending, time.monotonic())
         if outcome.unknown:
             self._parking.meet(outcome.unknown)
+        if outcome.aside_s is not None and self._upkeep is not None:
+            self._upkeep.call(self._tending, time.monotonic() + outcome.aside_s)
         if outcome.next_delay_s is not None and self._alarm.set(time.monotonic() + outcome.next_delay_s):
             self._wake()
         if self._backlog:
@@ -594,6 +596,12 @@ class Runner:
         """An outcome can never be written: a bug; the job runs again after a restart."""
         duty = f"writing the outcome of job {ack.id} (it runs again after a restart)"
         self._events.emit(WorkerFault(self._config.name, duty, repr(error)))
+
+    def _transacted(self) -> None:
+        """A handler's own transaction has committed: jobs may have come, or may wait for its own."""
+        self.nudge()
+        if self._upkeep is not None:
+            self._upkeep.call(self._tending, time.monotonic())
 
     def nudge(self) -> None:
         """Something may be due that nobody announced."""

@@ -175,6 +175,7 @@ class Outcome(Struct):
     left_pending: bool = False  # new jobs that are due at once were left for a claim
     has_rung: bool = False  # the step has told other processes already, so `ring` need not
     next_delay_s: float | None = None  # of the new jobs that are not due yet, the soonest
+    aside_s: float | None = None  # the same of those that a key or a limit lets through when they are due
     left_ends: bool = False  # so many wait for a job that has ended that the rest is told later (clockwork)
     # The drafts of which a job was there already (Unique), or whose group takes no more.
     found: set[int] = set()

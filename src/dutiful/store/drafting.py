@@ -146,6 +146,10 @@ def note_delays(work: Work, outcome: Outcome) -> None:
     if outcome.next_delay_s is not None:
         delays.append(outcome.next_delay_s)
     outcome.next_delay_s = min(delays, default=None)
+    aside = [ack.delay_s for ack in work.acks if ack.special and ack.state is State.PENDING and ack.delay_s]
+    aside += [draft.delay_s for draft in work.drafts if draft.special is not None and draft.delay_s]
+    aside += [0.0 for draft in work.drafts if draft.special is not None and draft.run_at is not None]
+    outcome.aside_s = min(aside, default=None)
     if any(ack.state is State.PENDING and not ack.delay_s for ack in work.acks):
         outcome.left_pending = True
 
