@@ -33,7 +33,7 @@ def shared(request: pytest.FixtureRequest, path: Path) -> str:
 @pytest.fixture
 def make(path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker]]:
     """Make a worker: on the file, if no store is given."""
-    for database in {"shared", "database_url"} & set(request.fixturenames):
+    for database in {"shared", "store", "database_url"} & set(request.fixturenames):
         request.getfixturevalue(database)  # first, so that it goes last: after the workers have stopped
     made: list[Worker] = []
 

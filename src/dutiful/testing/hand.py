@@ -123,7 +123,7 @@ class Hand:
             look_by=lambda _at: None,
             stuck=lambda _attempt: None,
             suspect_over=lambda _claim: None,
-            nudge=lambda: None,
+            transacted=lambda: None,
             draft=draft,
             around=Around(middleware) if middleware else None,
             batches=Batches(

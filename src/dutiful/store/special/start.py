@@ -62,11 +62,14 @@ def expire(turn: gates.Turn, ids: Sequence[JobId], worker: str) -> None:
     if not ids:
         return
     sql = turn.sql
+    # Behind the error of the attempt that failed last, if it was waiting to be tried again.
     sql.change(
         "INSERT INTO {error} (job_id, attempt, at, worker, type, message, traceback)"
-        " SELECT id, attempt, ?, ?, CASE held WHEN 'group' THEN ? ELSE ? END,"
+        " SELECT id, attempt + (SELECT count(*) FROM {error} AS failed"
+        " WHERE failed.job_id = job.id AND failed.attempt = job.attempt), ?, ?,"
+        " CASE held WHEN 'group' THEN ? ELSE ? END,"
         " CASE held WHEN 'group' THEN ? ELSE 'it was not done in time' END, ''"
-        " FROM {job} WHERE id IN {ids}"
+        " FROM {job} AS job WHERE id IN {ids}"
         " ON CONFLICT (job_id, attempt) DO NOTHING",
         sql.now,
         worker,
