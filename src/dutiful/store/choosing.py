@@ -46,7 +46,10 @@ def choose(
         chosen += (first[:aged] + rest)[:room]
         had = min(len(first), aged, room)
     else:
-        lines = {queue: old[queue] + others[queue] for queue in found}
+        # Of each queue at most so many: its other old ones have no precedence.
+        surplus = {queue: claims[aged:] for queue, claims in old.items()}
+        old = {queue: claims[:aged] for queue, claims in old.items()}
+        lines = {queue: old[queue] + _merged(others[queue], surplus[queue]) for queue in found}
         order, turns = turns.pick({queue: len(line) for queue, line in lines.items()}, room)
         chosen += _in_turn(lines, order)
         had = sum(min(order.count(queue), len(claims)) for queue, claims in old.items() if claims)
@@ -61,6 +64,10 @@ def _apart(found: Mapping[str, Found]) -> tuple[dict[str, list[Claim]], dict[str
         return old, {queue: each.others for queue, each in found.items()}
     others = {queue: [claim for claim in each.others if claim.id not in ids] for queue, each in found.items()}
     return old, others
+
+
+def _merged(others: list[Claim], surplus: list[Claim]) -> list[Claim]:
+    return sorted([*others, *surplus], key=urgency) if surplus else others
 
 
 def _in_turn(lines: Mapping[str, Sequence[Claim]], order: Sequence[str]) -> list[Claim]:

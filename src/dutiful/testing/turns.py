@@ -213,6 +213,15 @@ class TurnContract(Hooks):
         assert next(claim.id for claim in outcome.claims if claim.queue == OTHER) == low
         assert outcome.aged == 1
 
+    def test_with_turns_the_share_is_that_of_a_queue_however_many_priorities(self, store: Store) -> None:
+        owner = self.join(store)
+        ids = [put(store, draft(priority=priority))[0] for priority in (-1, -2, 0, 0, 0)]
+        aged = Aged(((QUEUE, -1), (QUEUE, -2)), ALWAYS, 1)
+
+        outcome = step(store, take=wish(owner, 3, turns=Turns.strictly((QUEUE,)), aged=aged))
+
+        assert (ids_of(outcome.claims), outcome.aged) == ([ids[0], ids[2], ids[3]], 1)
+
     # --- who has waited for how long --------------------------------------------------------
 
     def look(self, store: Store, *skip: str) -> list[Level]:
