@@ -364,7 +364,7 @@ def test_a_transaction_of_a_batch_that_is_misused_says_how(started, shared, misu
     @worker.handler("t", batch=2, wait=LONG_S)
     async def handle(numbers: list, ctx: BatchContext) -> None:
         if misuse == "awaited":
-            async with ctx.transaction():  # type: ignore[attr-defined]
+            async with ctx.transaction():
                 pass
         with ctx.transaction():
             ctx.transaction()

@@ -317,12 +317,11 @@ class Attempts:
         entry, retry = attempt.entry, self.outcomes.retry(attempt.entry)
         try:
             asked = self._asked(attempt)
-        except KeyMissing as error:  # of what it has waited for
-            self._unmark(attempt)
-            self._lacks_key(attempt, error)
-            self._after(attempt)
-            return
         except (StoreError, PayloadError) as error:  # what it has waited for could not be read
+            self._unmark(attempt)
+            if isinstance(error, KeyMissing) and self._lacks_key(attempt, error):
+                self._after(attempt)
+                return
             ends = [End(failed(claim, error, retry)) for claim in attempt.claims]
         else:
             bytes_max = self._config.result_bytes_max

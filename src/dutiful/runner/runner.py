@@ -47,6 +47,7 @@ from dutiful.store.special.schedules import Declared
 HEARTBEAT_S = 10.0
 TIDY_S = 30.0
 TEND_S = 5.0
+TRANSACTED_S = 0.02  # after a handler's own transaction: many share one look for who has waited for its job
 AGE_LOOK_S = 1.0  # how often to look, while more is due than there is room for, who has waited long
 IDLE_PAUSE_S = 30.0  # with nothing due the loop still looks now and then; it is woken long before
 BUSY_PAUSE_S = 0.25  # all slots are taken: the loop is woken as soon as that changes
@@ -601,7 +602,7 @@ class Runner:
         """A handler's own transaction has committed: jobs may have come, or may wait for its own."""
         self.nudge()
         if self._upkeep is not None:
-            self._upkeep.call(self._tending, time.monotonic())
+            self._upkeep.call(self._tending, time.monotonic() + TRANSACTED_S)
 
     def nudge(self) -> None:
         """Something may be due that nobody announced."""

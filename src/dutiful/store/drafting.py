@@ -25,7 +25,7 @@ def fitting(work: Work, room: int) -> list[Draft]:
     """Return as much of the drafts as there is room for, in order; of those that are bound, all or none."""
     fitting: list[Draft] = []
     for run in _runs(work.drafts):
-        count = sum(len(draft.payloads) for draft in run)
+        count = jobs_in(run)
         if count <= room or len(fitting) < work.exempt:
             fitting += run
         else:
@@ -65,7 +65,7 @@ def has_key(drafts: Sequence[Draft]) -> bool:
     return any(draft.special is not None and draft.special.key is not None for draft in drafts)
 
 
-def count(drafts: Sequence[Draft]) -> int:
+def jobs_in(drafts: Sequence[Draft]) -> int:
     """Return how many jobs they are."""
     return sum(len(draft.payloads) for draft in drafts)
 
@@ -146,12 +146,18 @@ def note_delays(work: Work, outcome: Outcome) -> None:
     if outcome.next_delay_s is not None:
         delays.append(outcome.next_delay_s)
     outcome.next_delay_s = min(delays, default=None)
-    aside = [ack.delay_s for ack in work.acks if ack.special and ack.state is State.PENDING and ack.delay_s]
-    aside += [draft.delay_s for draft in work.drafts if draft.special is not None and draft.delay_s]
-    aside += [0.0 for draft in work.drafts if draft.special is not None and draft.run_at is not None]
-    outcome.aside_s = min(aside, default=None)
+    outcome.aside_s = _aside_s(work) if delays else None
     if any(ack.state is State.PENDING and not ack.delay_s for ack in work.acks):
         outcome.left_pending = True
+
+
+def _aside_s(work: Work) -> float | None:
+    """Return the soonest of the delays that are a key's or a limit's to end."""
+    delays = [ack.delay_s for ack in work.acks if ack.special and ack.state is State.PENDING and ack.delay_s]
+    special = [draft for draft in work.drafts if draft.special is not None]
+    delays += [draft.delay_s for draft in special if draft.delay_s is not None]
+    delays += [0.0 for draft in special if draft.run_at is not None]
+    return min(delays, default=None)
 
 
 def before_commit(work: Work) -> None:

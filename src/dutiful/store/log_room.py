@@ -1,10 +1,10 @@
 """
 Room at the end of SQLite's log, so that a commit need not make the file longer.
 
-To sync a file that has grown costs the file system a commit of its own journal: on ext4 a small commit takes
-1.7 times as long so (bench/log_room.py). So when one has made the log longer, zeros are appended, and
-the next ones write over them. To SQLite they are the end of the log: a frame counts by its salt and its
-checksum (sqlite.org/fileformat2.html#walformat).
+To sync a file that has grown, the file system has to write down its length too: without room a store's
+first sends take 1.6 to 1.7 times as long, on ext4 (bench/log_room.py). So when a commit has made the log
+longer, zeros are appended, and the next ones write over them. To SQLite they are the end of the log: a frame
+counts by its salt and its checksum (sqlite.org/fileformat2.html#walformat).
 
 They are appended (O_APPEND), at whatever is the end at that instant: no frame can be overwritten, whoever
 writes one meanwhile, and no lock is needed.

@@ -21,7 +21,7 @@ from dutiful.config import Keep
 from dutiful.crashpoint import crashpoint
 from dutiful.errors import ConfigError, LeaseLost
 from dutiful.job import Ack, Claim, JobId, Record
-from dutiful.store import postgres_look, postgres_schema, postgres_step, postgres_upkeep
+from dutiful.store import drafting, postgres_look, postgres_schema, postgres_step, postgres_upkeep
 from dutiful.store.borrowed.borrow import borrow
 from dutiful.store.borrowed.completing import Completion
 from dutiful.store.borrowed.connection import Borrowed, Steps
@@ -143,7 +143,7 @@ class PostgresStore:
 
     def insertion(self, drafts: Sequence[Draft]) -> Callable[[Borrowed], Steps[list[range]]]:
         # Given for good, whatever becomes of the transaction: it must not hold the counter.
-        first = self._exchange.ids.take(sum(len(draft.payloads) for draft in drafts))
+        first = self._exchange.ids.take(drafting.jobs_in(drafts))
         firsts: list[JobId] = []
         for draft in drafts:
             firsts.append(first)

@@ -68,7 +68,9 @@ class Ids:
     def take_newest(self, count: int, db: Connection) -> JobId:
         """Return the first of `count` ids that are higher than all that anybody has given until now."""
         # Right before the transaction, on its connection: a server that forgets them forgets the jobs too.
-        return self._reserve(count, db, at_hand=not self._access.is_durable)
+        # Behind a pooler it may be another; without durability the sender has a forgotten job's id.
+        is_safe = self._access.is_durable and not self._access.is_pooled
+        return self._reserve(count, db, at_hand=not is_safe)
 
     def _reserve(self, count: int, db: Connection | None, *, at_hand: bool = True) -> JobId:
         if self._access.is_pooled:  # a transaction of ours, whatever the role's level of isolation
@@ -120,7 +122,7 @@ class Exchange:
 
     def _begun(self, work: Work, outcome: Outcome) -> tuple[JobId, int]:
         """Take ids that are at hand; return the first and the number. And do it, if one statement can."""
-        count = 0 if drafting.has_key(work.drafts) else drafting.count(work.drafts)
+        count = 0 if drafting.has_key(work.drafts) else drafting.jobs_in(work.drafts)
         with self._access.translating(), self._access.borrowed() as db:
             first = self.ids.take(count, db)
             if self._is_simple(work):
@@ -135,7 +137,7 @@ class Exchange:
             if drafting.has_key(work.drafts):
                 # With a bound on unfinished jobs only for those that fit: their senders come again and again.
                 bound = work.buffer is not None
-                newest = None if bound else self.ids.take_newest(drafting.count(work.drafts), db)
+                newest = None if bound else self.ids.take_newest(drafting.jobs_in(work.drafts), db)
             self._in_parts(db, work, outcome, newest)
 
     # --- by one statement ------------------------------------------------------------------------
@@ -285,7 +287,7 @@ class _Storing:
         outcome = self._outcome
         start = self._first
         if start is None:  # by now it is known how many there are
-            start = postgres_step.take_ids_within(self._db, drafting.count(drafts))
+            start = postgres_step.take_ids_within(self._db, drafting.jobs_in(drafts))
         outcome.stored = drafting.ranges(drafts, start)
         room = self._room()
         filled = drafting.merged([draft for draft in drafts if draft.payloads])

@@ -145,7 +145,7 @@ class Exchange:
             return False
         if any(not drafting.alike(draft, work.drafts[0]) for draft in work.drafts[1:]):
             return False
-        if not self._ids.has(sum(len(draft.payloads) for draft in work.drafts)):
+        if not self._ids.has(drafting.jobs_in(work.drafts)):
             return False
         attempts = {attempt for _id, attempt in work.completed}
         # Earlier attempts may have left errors, which go with the job.
@@ -252,7 +252,7 @@ class Exchange:
         drafts = work.drafts if room is None else drafting.fitting(work, room)
         drafts = drafting.standing(drafts, outcome.late)
         take = self._ids.take_newest if drafting.has_key(drafts) else self._ids.take
-        first = take(sum(len(draft.payloads) for draft in drafts))
+        first = take(drafting.jobs_in(drafts))
         outcome.stored = drafting.ranges(drafts, first)
         if any(draft.special is not None for draft in drafts):
             self._store_special(drafts, outcome, now)

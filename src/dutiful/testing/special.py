@@ -3,7 +3,7 @@
 import pytest
 
 from dutiful.config import Keep
-from dutiful.job import JobId, State
+from dutiful.job import Ack, Claim, ErrorInfo, JobId, State
 from dutiful.store.contract import Owner, Special, Store, Unique
 from dutiful.store.special import clockwork
 from dutiful.testing.groups import ChainContract, GroupContract
@@ -107,6 +107,15 @@ class KeyContract(Hooks):
         step(store, acks=[ack(held)])
         assert ids_of(take(store, owner)) == [first]
         assert held.id == second
+
+    def test_what_finds_no_room_takes_no_ids(self, store: Store) -> None:
+        """Its sender tries again and again; then it has its place behind all that were sent before."""
+        first = put(store, draft(special=keyed()), buffer=2)
+        full = [put(store, draft("1", "2", "3", special=keyed()), buffer=1) for _ in range(3)]
+        fits = step(store, drafts=[draft("4", "5", special=keyed())], buffer=2).stored
+
+        assert full == [[], [], []]
+        assert [list(ids) for ids in fits] == [[first[0] + 1]]
 
 
 class LimitContract(Hooks):
@@ -300,6 +309,30 @@ class ExpiryContract(Hooks):
         step(store, acks=[ack(claim, State.PENDING, failures=1, delay_s=0)])
 
         assert ids_of(take(store, owner)) == [job_id]
+
+    def test_one_that_expires_while_it_waits_for_a_retry_says_both(self, store: Store) -> None:
+        """Why its last attempt failed, and why there is no other; by hand it is run again behind them."""
+        owner = joined(store)
+        (job_id,) = put(store, draft(special=Special(deadline_s=60)))
+        step(store, acks=[self._failed(claim, delay_s=3600) for claim in take(store, owner)])
+        self.pass_time(store, 61)
+        tend(store)
+
+        assert [(error.attempt, error.type) for error in one(store, job_id).errors] == [
+            (1, "ValueError"),
+            (2, "Expired"),
+        ]
+        store.edit([job_id], "retry")
+        step(store, acks=[self._failed(claim, State.DEAD) for claim in take(store, owner)])
+        assert state_of(store, job_id) is State.DEAD
+        assert [(error.attempt, error.type) for error in one(store, job_id).errors] == [
+            (1, "ValueError"),
+            (2, "ValueError"),
+        ]
+
+    @staticmethod
+    def _failed(claim: Claim, state: State = State.PENDING, **more: object) -> Ack:
+        return ack(claim, state, failures=1, error=ErrorInfo("ValueError", "no"), **more)
 
     def test_a_deadline_ends_the_retries(self, store: Store) -> None:
         owner = joined(store)
