@@ -145,7 +145,7 @@ def test_a_step_is_not_done_again_and_a_wait_goes_on(
     client = make(places[0])
     with work(places[0], handlers={"pay": pay(seen)}):
         job = client.send(5, task="pay")
-        until(lambda: job.refresh().state is State.PENDING and job.refresh().attempt)
+        until(lambda: (now := job.refresh()).state is State.PENDING and now.attempt)
 
     worker = moved(handlers={"pay": pay(seen)})
     job = worker.job(job.id)
